@@ -1,0 +1,61 @@
+"""Synthesis: settings in, a CDK cloud assembly out. No credentials, no network once cached."""
+
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import aws_cdk as cdk
+
+from infrastructure import ROOT
+from infrastructure.assets import AssetError
+from infrastructure.tuning_stack import TuningStack
+from workflows.settings import Settings, SettingsError
+
+
+def code_version() -> str:
+    """The commit that is checked out, or the installed version where there is no repository."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if git.returncode == 0 and git.stdout.strip():
+        return git.stdout.strip()
+    try:
+        return version("quench")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def synthesize(
+    settings: Settings,
+    outdir: Path = Path("cdk.out"),
+    cache: Path = Path(".quench/cache"),
+    code: str | None = None,
+) -> Path:
+    """Write the cloud assembly (templates and assets) of every stack; returns its folder."""
+    app = cdk.App(outdir=str(outdir), analytics_reporting=False)
+    TuningStack(
+        app,
+        "QuenchTuning",
+        settings=settings,
+        cache=cache.resolve(),
+        code_version=code or code_version(),
+        stack_name=f"{settings.name}-tuning",
+        description="Quench: continuous fine-tuning on Amazon Bedrock",
+    )
+    return Path(app.synth().directory)
+
+
+def main() -> None:
+    try:
+        print(synthesize(Settings.load()))
+    except (SettingsError, AssetError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What is uploaded beside the template: the functions' code, their layer, the processing image.
+
+Everything is made without Docker; an unchanged asset keeps its hash, so it is uploaded once.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from infrastructure import ROOT
+
+PYTHON_VERSION = "3.13"
+"""Of the Lambda runtime that the layer is made for."""
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64")
+
+
+class AssetError(RuntimeError):
+    """An asset could not be made; the message says which, and why."""
+
+
+def stage_rooms(rooms: Iterable[str], target: Path, extra: Iterable[str] = ()) -> Path:
+    """Copy whole rooms (and single files) of Quench into an empty folder, nothing else with them."""
+    shutil.rmtree(target, ignore_errors=True)
+    for room in rooms:
+        shutil.copytree(ROOT / room, target / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in extra:
+        shutil.copy(ROOT / file, target / Path(file).name)
+    return target
+
+
+def function_layer(cache: Path) -> Path:
+    """The functions' few dependencies, installed for Lambda's platform.
+
+    Cached by a hash of the requirements, so that a machine without a network can synthesize again.
+
+    Raises
+    ------
+    AssetError
+        pip could not install them; says what pip said.
+    """
+    requirements = ROOT / "lambdas" / "requirements.txt"
+    constraints = ROOT / "constraints.txt"
+    pinned = constraints.read_bytes() if constraints.is_file() else b""
+    key = hashlib.sha256(
+        requirements.read_bytes() + pinned + repr((PYTHON_VERSION, PLATFORMS)).encode()
+    ).hexdigest()[:16]
+    layer = cache / f"layer-{key}"
+    if layer.is_dir():
+        return layer
+    unfinished = cache / f"layer-{key}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    pip = subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"),
+            *("--disable-pip-version-check", "--only-binary=:all:", "--implementation", "cp"),
+            *("--python-version", PYTHON_VERSION),
+            *(word for platform in PLATFORMS for word in ("--platform", platform)),
+            *("--target", str(unfinished / "python"), "--requirement", str(requirements)),
+            *(("--constraint", str(constraints)) if pinned else ()),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if pip.returncode:
+        raise AssetError(f"The functions' layer could not be made from {requirements}: {pip.stderr}")
+    unfinished.rename(layer)
+    return layer

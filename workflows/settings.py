@@ -1,0 +1,217 @@
+"""Settings: `quench.toml`, overridden by `QUENCH_…` environment variables.
+
+A nested key is reached with a double underscore: `QUENCH_TUNING__SERVING=provisioned`.
+"""
+
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from bedrock.models import TuningRules, UnknownModelError, find_model
+
+ENVIRONMENT_PREFIX = "QUENCH_"
+Fraction = Annotated[float, Field(gt=0, lt=0.5)]
+
+
+class SettingsError(ValueError):
+    """A setting that is unknown or has a value that is not allowed; the message names it."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Dataset(Section):
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-./]+/$")] = "datasets/"
+    prompt_column: str = "auto"
+    completion_column: str = "auto"
+    system_column: str = "auto"
+    validation_fraction: Fraction = 0.1
+    test_fraction: Fraction = 0.1
+    min_records: Annotated[int, Field(ge=3)] = 20
+    max_rejected_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class Tuning(Section):
+    base_model: str = "amazon.nova-micro-v1:0:128k"
+    serving: Literal["on-demand", "provisioned"] = "on-demand"
+    check_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    timeout_hours: Annotated[float, Field(gt=0, le=24 * 7)] = 24
+    schedule: Annotated[str, Field(pattern=r"^$|^(rate|cron)\(.+\)$")] = ""
+    instance_type: Annotated[str, Field(pattern=r"^ml\.")] = "ml.m5.large"
+    hyperparameters: dict[str, float] = {}
+
+    @property
+    def rules(self) -> TuningRules:
+        """What the service asks of tuning the base model."""
+        rules = find_model(self.base_model).tuning
+        if rules is None:
+            raise ValueError(f"{self.base_model} cannot be fine-tuned on Amazon Bedrock")
+        return rules
+
+    @model_validator(mode="after")
+    def _known_model(self) -> "Tuning":
+        try:
+            rules = self.rules
+        except UnknownModelError as error:
+            raise ValueError(str(error)) from error
+        for name, value in self.hyperparameters.items():
+            if name not in rules.hyperparameters:
+                allowed = ", ".join(sorted(rules.hyperparameters))
+                raise ValueError(
+                    f"hyperparameters.{name} is not one of {self.base_model}'s: {allowed}"
+                )
+            known = rules.hyperparameters[name]
+            if not known.minimum <= value <= known.maximum:
+                raise ValueError(
+                    f"hyperparameters.{name} is {value:g}, "
+                    f"allowed are {known.minimum:g} to {known.maximum:g}"
+                )
+            if known.kind == "int" and value != int(value):
+                raise ValueError(f"hyperparameters.{name} is {value:g}, it must be a whole number")
+        return self
+
+    def hyperparameter_defaults(self) -> dict[str, str]:
+        """Every hyperparameter of the base model, as the service takes them: text."""
+        return {
+            name: format(Decimal(str(self.hyperparameters.get(name, known.default))).normalize(), "f")
+            for name, known in self.rules.hyperparameters.items()
+        }
+
+
+class Evaluation(Section):
+    embedding_model: str = "amazon.titan-embed-text-v2:0"
+    max_records: Annotated[int, Field(ge=1, le=10_000)] = 40
+    max_tokens: Annotated[int, Field(ge=1, le=4_096)] = 64
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 8
+
+
+class QualityGate(Section):
+    metric: Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_0-9]+)*$")] = "gain.rouge_l"
+    comparison: Literal["at_least", "at_most"] = "at_least"
+    threshold: float = 0.0
+
+
+class Release(Section):
+    parameter: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_.\-/]+$")] = "/quench/model"
+    pipeline: str = ""
+    approval_retry_seconds: Annotated[int, Field(ge=1, le=43_200)] = 300
+
+
+class Alarms(Section):
+    email: str = ""
+
+
+class Local(Section):
+    port: Annotated[int, Field(ge=0, le=65_535)] = 4566
+    state_dir: Path = Path(".quench/cloud")
+    wait_scale: Annotated[float, Field(gt=0, le=1)] = 0.005
+    model: Literal["smollm2", "tiny"] = "smollm2"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. `Settings.load` reads it; a bare `Settings()` has no file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9\-]{1,19}$")] = "quench"
+    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] = "us-east-1"
+    dataset: Dataset = Dataset()
+    tuning: Tuning = Tuning()
+    evaluation: Evaluation = Evaluation()
+    quality_gate: QualityGate = QualityGate()
+    release: Release = Release()
+    alarms: Alarms = Alarms()
+    local: Local = Local()
+
+    @model_validator(mode="after")
+    def _region_tunes(self) -> "Settings":
+        regions = self.tuning.rules.regions
+        if self.region not in regions:
+            raise ValueError(
+                f"region is {self.region}, but {self.tuning.base_model} is fine-tuned "
+                f"only in {', '.join(regions)}"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @classmethod
+    def load(cls, path: Path | str | None = None, **overrides: Any) -> "Settings":
+        """Read the settings of a file (`quench.toml` here, if there is one), environment on top.
+
+        Raises
+        ------
+        SettingsError
+            Names each unknown key or bad value, where it came from and what is allowed.
+        """
+        file = Path(path) if path is not None else Path("quench.toml")
+        if path is not None and not file.is_file():
+            raise SettingsError(f"{file}: there is no such settings file")
+        unknown = _unknown_variables(cls)
+        if unknown:
+            raise SettingsError("\n".join(unknown))
+        reader = type(cls.__name__, (cls,), {"model_config": {**cls.model_config, "toml_file": file}})
+        try:
+            settings: Settings = reader(**overrides)
+        except ValidationError as error:
+            raise SettingsError(_explain(cls, error, file)) from error
+        except ValueError as error:  # not TOML at all
+            raise SettingsError(f"{file}: {error}") from error
+        return settings
+
+
+def _unknown_variables(cls: type[Settings]) -> list[str]:
+    """pydantic-settings passes over variables that it does not know; a typo should not be silent."""
+    problems = []
+    for variable in sorted(os.environ):
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        path = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if path[0] not in cls.model_fields:
+            problems.append(f"{variable}: unknown setting; {_allowed(cls, ())}")
+    return problems
+
+
+def _explain(cls: type[Settings], error: ValidationError, file: Path) -> str:
+    lines = []
+    for problem in error.errors():
+        location = tuple(str(part) for part in problem["loc"])
+        key = ".".join(location)
+        variable = ENVIRONMENT_PREFIX + "__".join(location).upper()
+        source = variable if variable in os.environ else str(file)
+        if problem["type"] == "extra_forbidden":
+            reason = f"unknown setting; {_allowed(cls, location[:-1])}"
+        elif problem["type"] == "value_error":
+            reason = str(problem["ctx"]["error"])
+        else:
+            reason = f"{problem['msg']} (it is {problem['input']!r})"
+        lines.append(f"{source}: {key + ': ' if key else ''}{reason}")
+    return "\n".join(lines)
+
+
+def _allowed(cls: type[BaseModel], section: tuple[str, ...]) -> str:
+    """The keys that a section knows."""
+    for name in section:
+        cls = cls.model_fields[name].annotation  # type: ignore[assignment]
+    return f"allowed are: {', '.join(cls.model_fields)}"
