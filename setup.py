@@ -55,7 +55,7 @@ DEV = [
 setup(
     name="quench",
     version="0.1.0",
-    description="Keeps a generative application on AWS fine-tuned and well fed; runs whole on a laptop.",
+    description="Keeps a generative application on AWS fine-tuned and well fed.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

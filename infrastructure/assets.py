@@ -22,7 +22,7 @@ class AssetError(RuntimeError):
 
 
 def stage_rooms(rooms: Iterable[str], target: Path, extra: Iterable[str] = ()) -> Path:
-    """Copy whole rooms (and single files) of Quench into an empty folder, nothing else with them."""
+    """Copy whole rooms (and single files) into an emptied folder, and nothing else with them."""
     shutil.rmtree(target, ignore_errors=True)
     for room in rooms:
         shutil.copytree(ROOT / room, target / room, ignore=shutil.ignore_patterns("__pycache__"))
@@ -66,6 +66,8 @@ def function_layer(cache: Path) -> Path:
         check=False,
     )
     if pip.returncode:
-        raise AssetError(f"The functions' layer could not be made from {requirements}: {pip.stderr}")
+        raise AssetError(
+            f"The functions' layer could not be made from {requirements}; pip says:\n{pip.stderr}"
+        )
     unfinished.rename(layer)
     return layer

@@ -1,4 +1,4 @@
-"""The tuning stack: what the tuning loop needs in an account, from the data bucket to the alarms."""
+"""The tuning stack: what the tuning loop needs in an account, from data bucket to alarms."""
 
 import json
 from pathlib import Path
@@ -38,9 +38,7 @@ from workflows.tuning_state_machine import StateMachineResources, tuning_state_m
 
 CALLBACK_RECEIVES = 5
 APPROVAL_HOURS = 12
-NO_MODEL = dict.fromkeys(
-    ("model_id", "base_model", "custom_model", "model_package", "approved_at")
-)
+NO_MODEL = dict.fromkeys(("model_id", "base_model", "custom_model", "model_package", "approved_at"))
 """The parameter before any approval. A constant, so that no redeployment takes a model back."""
 
 
@@ -266,9 +264,7 @@ class TuningStack(Stack):
             "TuningStateMachine",
             state_machine_name=f"{self.prefix}-tuning-job",
             definition_body=sfn.DefinitionBody.from_string(
-                Fn.sub(
-                    json.dumps(definition), {"TuningJobFunction": self.tuning_job.function_arn}
-                )
+                Fn.sub(json.dumps(definition), {"TuningJobFunction": self.tuning_job.function_arn})
             ),
             role=role,
         )
@@ -358,9 +354,7 @@ class TuningStack(Stack):
                     "object": {"key": [{"prefix": prefix}]},
                 },
             ),
-            targets=[
-                targets.LambdaFunction(function, dead_letter_queue=self.failed_events)
-            ],
+            targets=[targets.LambdaFunction(function, dead_letter_queue=self.failed_events)],
         )
         return function
 
@@ -484,9 +478,7 @@ class TuningStack(Stack):
                 "bedrock.amazonaws.com",
                 conditions={
                     "StringEquals": {"aws:SourceAccount": self.account},
-                    "ArnLike": {
-                        "aws:SourceArn": self._arn("bedrock", "model-customization-job/*")
-                    },
+                    "ArnLike": {"aws:SourceArn": self._arn("bedrock", "model-customization-job/*")},
                 },
             ),
         )

@@ -82,10 +82,9 @@ class Tuning(Section):
 
     def hyperparameter_defaults(self) -> dict[str, str]:
         """Every hyperparameter of the base model, as the service takes them: text."""
-        return {
-            name: format(Decimal(str(self.hyperparameters.get(name, known.default))).normalize(), "f")
-            for name, known in self.rules.hyperparameters.items()
-        }
+        values = {name: known.default for name, known in self.rules.hyperparameters.items()}
+        values.update(self.hyperparameters)
+        return {name: _decimal(value) for name, value in values.items()}
 
 
 class Evaluation(Section):
@@ -171,7 +170,9 @@ class Settings(BaseSettings):
         unknown = _unknown_variables(cls)
         if unknown:
             raise SettingsError("\n".join(unknown))
-        reader = type(cls.__name__, (cls,), {"model_config": {**cls.model_config, "toml_file": file}})
+        reader = type(
+            cls.__name__, (cls,), {"model_config": {**cls.model_config, "toml_file": file}}
+        )
         try:
             settings: Settings = reader(**overrides)
         except ValidationError as error:
@@ -181,8 +182,13 @@ class Settings(BaseSettings):
         return settings
 
 
+def _decimal(value: float) -> str:
+    """Without an exponent: 1e-05 is written 0.00001, as in the service's documentation."""
+    return format(Decimal(str(value)).normalize(), "f")
+
+
 def _unknown_variables(cls: type[Settings]) -> list[str]:
-    """pydantic-settings passes over variables that it does not know; a typo should not be silent."""
+    """pydantic-settings passes over variables that it does not know; a typo must be heard."""
     problems = []
     for variable in sorted(os.environ):
         if not variable.startswith(ENVIRONMENT_PREFIX):

@@ -156,15 +156,11 @@ def tuning_pipeline(
             "output_data": run_folder("training"),
             **{f"hyperparameter_{name}": value for name, value in hyperparameters.items()},
         },
-        outputs=[
-            CallbackOutput(name, CallbackOutputTypeEnum.String) for name in CALLBACK_OUTPUTS
-        ],
+        outputs=[CallbackOutput(name, CallbackOutputTypeEnum.String) for name in CALLBACK_OUTPUTS],
     )
     tuned = fine_tune.properties.Outputs
 
-    report = PropertyFile(
-        name="EvaluationReport", output_name="evaluation", path="evaluation.json"
-    )
+    report = PropertyFile(name="EvaluationReport", output_name="evaluation", path="evaluation.json")
     evaluate = ProcessingStep(
         "Evaluate",
         step_args=processor("evaluation.evaluate").run(

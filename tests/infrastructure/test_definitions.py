@@ -1,0 +1,92 @@
+"""What the SDKs make of our definitions is pinned in golden files.
+
+After a wanted change: `GOLDEN=write pytest tests/infrastructure`, then review the diff.
+"""
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from statelint.state_machine_linter import StateMachineLinter
+
+from workflows.settings import Settings
+from workflows.tuning_pipeline import TuningResources, placeholders, tuning_pipeline
+from workflows.tuning_state_machine import StateMachineResources, tuning_state_machine
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError(f"A definition tried to reach the network: {arguments}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def matches_golden(name: str, definition: dict[str, Any]) -> bool:
+    path = GOLDEN / name
+    text = json.dumps(definition, indent=2, sort_keys=True) + "\n"
+    if os.environ.get("GOLDEN") == "write":
+        path.write_text(text, encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8")) == json.loads(text)
+
+
+def settings(**tuning: Any) -> Settings:
+    return Settings(tuning=tuning) if tuning else Settings()
+
+
+def test_pipeline_is_the_golden_one() -> None:
+    definition = tuning_pipeline(settings(), TuningResources(), code_version="golden")
+    assert matches_golden("tuning_pipeline.json", definition)
+
+
+@pytest.mark.parametrize("serving", ["on-demand", "provisioned"])
+def test_state_machine_is_the_golden_one(serving: str) -> None:
+    definition = tuning_state_machine(settings(serving=serving), StateMachineResources())
+    assert matches_golden(f"tuning_state_machine_{serving}.json", definition)
+
+
+@pytest.mark.parametrize("serving", ["on-demand", "provisioned"])
+def test_state_machine_has_no_lint(serving: str) -> None:
+    definition = tuning_state_machine(settings(serving=serving), StateMachineResources())
+    definition = json.loads(json.dumps(definition).replace("${TuningJobFunction}", "arn:f"))
+    assert StateMachineLinter().validate(definition) == []
+
+
+@pytest.mark.parametrize("serving", ["on-demand", "provisioned"])
+def test_every_task_that_raises_ends_in_a_failure_callback(serving: str) -> None:
+    states = tuning_state_machine(settings(serving=serving), StateMachineResources())["States"]
+    tasks = {name: state for name, state in states.items() if state["Type"] == "Task"}
+    report = tasks.pop("ReportFailure")
+    assert report["Parameters"]["Payload"]["action"] == "fail"
+    for state in tasks.values():
+        assert [catch["Next"] for catch in state["Catch"]] == ["ReportFailure"]
+    assert {state["Default"] for state in states.values() if state["Type"] == "Choice"} == {
+        "ReportFailure"
+    }
+
+
+def test_hyperparameters_of_the_base_model_become_parameters_and_arguments() -> None:
+    definition = tuning_pipeline(
+        settings(hyperparameters={"epochCount": 3}), TuningResources(), code_version="1"
+    )
+    defaults = {p["Name"]: p.get("DefaultValue") for p in definition["Parameters"]}
+    assert defaults["EpochCount"] == "3"
+    assert defaults["LearningRate"] == "0.00001"
+    fine_tune = next(step for step in definition["Steps"] if step["Name"] == "FineTune")
+    assert fine_tune["Arguments"]["hyperparameter_epochCount"] == {"Get": "Parameters.EpochCount"}
+
+
+def test_only_known_placeholders_are_left_to_cloudformation() -> None:
+    definition = json.dumps(tuning_pipeline(settings(), TuningResources(), code_version="1"))
+    assert placeholders(definition) == {
+        "DataBucket",
+        "CallbackQueueUrl",
+        "ProcessingImage",
+        "PipelineRole",
+        "ModelPackageGroup",
+    }

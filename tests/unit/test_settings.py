@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from workflows.settings import Settings, SettingsError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "quench.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_checked_in_file_holds_the_defaults() -> None:
+    checked_in = Settings.load(ROOT / "quench.toml").model_dump()
+    defaults = Settings().model_dump()
+    defaults["tuning"]["hyperparameters"] = checked_in["tuning"]["hyperparameters"]
+    assert checked_in == defaults
+
+
+def test_a_variable_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, '[tuning]\nserving = "on-demand"\ncheck_seconds = 30\n')
+    monkeypatch.setenv("QUENCH_TUNING__SERVING", "provisioned")
+    tuning = Settings.load(path).tuning
+    assert (tuning.serving, tuning.check_seconds) == ("provisioned", 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("nane = 'x'", ["nane", "unknown setting", "name"]),
+        ("[tuning]\nsering = 'x'", ["tuning.sering", "unknown setting", "serving"]),
+        ("[tuning]\nserving = 'x'", ["tuning.serving", "on-demand", "provisioned"]),
+        ("[dataset]\nmin_records = 0", ["dataset.min_records", "greater than or equal to 3"]),
+        ("[tuning]\nbase_model = 'nova'", ["tuning", "nova", "amazon.nova-micro"]),
+        ("[tuning.hyperparameters]\nepochCount = 9", ["epochCount", "1 to 5"]),
+        ("[tuning.hyperparameters]\nepochs = 1", ["hyperparameters.epochs", "epochCount"]),
+        ("region = 'eu-central-1'", ["eu-central-1", "us-east-1"]),
+        ("region = ", ["quench.toml"]),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: list[str]) -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.load(write(tmp_path, text))
+    for word in named:
+        assert word in str(error.value)
+
+
+def test_a_bad_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUENCH_TUNING__CHECK_SECONDS", "soon")
+    with pytest.raises(SettingsError, match="QUENCH_TUNING__CHECK_SECONDS"):
+        Settings.load(write(tmp_path, ""))
+
+
+def test_an_unknown_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUENCH_TUNIG__SERVING", "provisioned")
+    with pytest.raises(SettingsError, match="QUENCH_TUNIG__SERVING"):
+        Settings.load(write(tmp_path, ""))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no such settings file"):
+        Settings.load(tmp_path / "other.toml")
