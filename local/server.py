@@ -1,0 +1,141 @@
+"""The cloud's front door: one HTTP server for all services, ours first, moto behind."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from moto.core.request import Request
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
+from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.wrappers import Response
+
+from local.faults import Faults
+from local.protocol import Service, ServiceError, error_response, match_operation
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger(__name__)
+
+# Services that sign with another's name: botocore's name by what their operations' paths say.
+SHARED_SIGNING_NAMES = {"bedrock": ("bedrock", "bedrock-runtime")}
+SIGNING_ALIASES = {"eventbridge": "events", "states": "stepfunctions", "monitoring": "cloudwatch"}
+
+
+class Gateway:
+    """The WSGI application: finds the service a request is signed for, and the operation."""
+
+    def __init__(self, services: Mapping[str, Service], faults: Faults) -> None:
+        self._services = services
+        self._faults = faults
+        self._moto: WSGIApplication = DomainDispatcherApplication(create_backend_app)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        name = _signed_service(environ)
+        if name is None:
+            return self._moto(environ, start_response)
+        ours = [
+            candidate
+            for candidate in SHARED_SIGNING_NAMES.get(name, (name,))
+            if candidate in self._services or self._faults.concerns(candidate)
+        ]
+        if ours:
+            _keep_body(environ)
+        for candidate in ours:
+            response = self._answer(candidate, Request(environ, populate_request=False))
+            if response is not None:
+                return response(environ, start_response)
+        if ours:
+            environ["wsgi.input"].seek(0)
+        return self._ask_moto(name, environ, start_response)
+
+    def _answer(self, name: str, request: Request) -> Response | None:
+        """Our answer to a call, or None if it is moto's to answer."""
+        matched = match_operation(name, request)
+        if matched is None:
+            return None
+        operation, labels = matched
+        if fault := self._faults.take(name, operation.name):
+            return error_response(name, ServiceError(fault.code, fault.message))
+        service = self._services.get(name)
+        if service is None or not service.implements(operation.name):
+            return None
+        try:
+            return service.answer(operation, request, labels)
+        except Exception as error:
+            log.exception("%s:%s failed", name, operation.name)
+            message = f"{name}:{operation.name} failed in the embedded cloud: {error!r}"
+            return error_response(name, ServiceError("InternalFailure", message, 500))
+
+    def _ask_moto(
+        self, name: str, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        try:
+            return self._moto(environ, start_response)
+        except NotImplementedError as error:
+            message = f"The embedded cloud does not implement this call of {name}: {error}"
+            answer = error_response(name, ServiceError("NotImplemented", message, 501))
+        except Exception as error:
+            log.exception("moto failed on %s %s", environ["REQUEST_METHOD"], environ["PATH_INFO"])
+            message = f"The embedded cloud failed on this call of {name}: {error!r}"
+            answer = error_response(name, ServiceError("InternalFailure", message, 500))
+        return answer(environ, start_response)
+
+
+class Server:
+    """The HTTP server on the loopback interface, in a thread of its own."""
+
+    def __init__(self, gateway: Gateway, port: int) -> None:
+        self._server: BaseWSGIServer = make_server(
+            "127.0.0.1", port, gateway, threaded=True, request_handler=_Handler
+        )
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
+
+    @property
+    def port(self) -> int:
+        return self._server.port
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Handler(MotoRequestHandler):
+    # Headers and body leave in separate writes: Nagle's algorithm would hold the body back.
+    disable_nagle_algorithm = True
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        log.debug("%s %s", self.requestline, code)
+
+
+def _signed_service(environ: WSGIEnvironment) -> str | None:
+    """The service in a SigV4 credential scope, by botocore's name; None for an unsigned request."""
+    authorization: str = environ.get("HTTP_AUTHORIZATION", "")
+    scope = authorization.partition("Credential=")[2].split(",")[0]
+    parts = scope.split("/")
+    if len(parts) < 5:
+        return None
+    return SIGNING_ALIASES.get(parts[-2], parts[-2])
+
+
+def _keep_body(environ: WSGIEnvironment) -> None:
+    """Read the body once, so that whoever answers in the end can read it again."""
+    body = Request(environ, populate_request=False).stream.read()
+    environ["wsgi.input"] = io.BytesIO(body)
+    environ["CONTENT_LENGTH"] = str(len(body))
+    environ.pop("HTTP_TRANSFER_ENCODING", None)
+    environ.pop("wsgi.input_terminated", None)
