@@ -16,7 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from bedrock.models import TuningRules, UnknownModelError, find_model
+from bedrock.models import TuningRules, UnknownModelError, find_model, require_tunable
 
 ENVIRONMENT_PREFIX = "QUENCH_"
 Fraction = Annotated[float, Field(gt=0, lt=0.5)]
@@ -53,10 +53,7 @@ class Tuning(Section):
     @property
     def rules(self) -> TuningRules:
         """What the service asks of tuning the base model."""
-        rules = find_model(self.base_model).tuning
-        if rules is None:
-            raise ValueError(f"{self.base_model} cannot be fine-tuned on Amazon Bedrock")
-        return rules
+        return require_tunable(find_model(self.base_model))
 
     @model_validator(mode="after")
     def _known_model(self) -> "Tuning":
@@ -64,6 +61,11 @@ class Tuning(Section):
             rules = self.rules
         except UnknownModelError as error:
             raise ValueError(str(error)) from error
+        if self.serving == "on-demand" and not rules.on_demand:
+            raise ValueError(
+                f"serving is on-demand, but {self.base_model} cannot be deployed on demand once "
+                "tuned; choose provisioned"
+            )
         for name, value in self.hyperparameters.items():
             if name not in rules.hyperparameters:
                 allowed = ", ".join(sorted(rules.hyperparameters))

@@ -85,7 +85,12 @@ def tuning_pipeline(
         Goes into each registered model's metadata.
     """
     session = PipelineSession(
-        boto_session=boto3.Session(region_name=settings.region),
+        # Nothing is called; without credentials boto3 would look for some on the network.
+        boto_session=boto3.Session(
+            region_name=settings.region,
+            aws_access_key_id="unused",
+            aws_secret_access_key="unused",  # noqa: S106
+        ),
         default_bucket=resources.data_bucket,
     )
     dataset_uri = ParameterString("DatasetUri")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from statelint.state_machine_linter import StateMachineLinter
+from statelint.linter import Linter
 
 from workflows.settings import Settings
 from workflows.tuning_pipeline import TuningResources, placeholders, tuning_pipeline
@@ -54,7 +54,7 @@ def test_state_machine_is_the_golden_one(serving: str) -> None:
 def test_state_machine_has_no_lint(serving: str) -> None:
     definition = tuning_state_machine(settings(serving=serving), StateMachineResources())
     definition = json.loads(json.dumps(definition).replace("${TuningJobFunction}", "arn:f"))
-    assert StateMachineLinter().validate(definition) == []
+    assert Linter.validate(definition) == []
 
 
 @pytest.mark.parametrize("serving", ["on-demand", "provisioned"])
