@@ -1,0 +1,364 @@
+"""The demo: a dataset taken through the whole loop by calls that any AWS client could make."""
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Console
+from rich.text import Text
+
+from cli import result, view
+from cli.errors import CommandError, needs
+from cli.progress import Progress, Step, expected_steps, merge_steps, now
+from cli.result import RESULT_FILE, DemoResult
+from cli.up import ModelSize, UpOptions, running_cloud
+from evaluation.report import Evaluation, ModelScores
+
+if TYPE_CHECKING:
+    from local.cloud import Cloud
+
+DATASET = Path("examples/emberfall/dialogues.jsonl")
+FOLDER = Path(".quench/demo")
+STATE_DIR = FOLDER / "cloud"
+LOOK_SECONDS = 1.0
+START_SECONDS = 60.0
+PROMOTION_SECONDS = 120.0
+REPORTS = (
+    "report/preprocess_report.json",
+    "rejected/rejected.jsonl",
+    "evaluation/evaluation.json",
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    dataset: Path = DATASET
+    settings: Path | None = None
+    port: int = 0
+    model: ModelSize | None = None
+    timeout_seconds: float = 1800.0
+
+
+def run(options: DemoOptions, console: Console, plain: bool) -> DemoResult:
+    """Run the demo, show it, and leave `.quench/demo.json`, whatever happens.
+
+    Raises
+    ------
+    CommandError
+        Names the step that failed, its reason and the log to read.
+    """
+    with needs("local"):
+        from cli.memory import PeakMemory
+
+    outcome, progress, memory = DemoResult(), Progress(), PeakMemory()
+    try:
+        if not options.dataset.is_file():
+            raise CommandError(
+                f"There is no dataset at {options.dataset}.",
+                "Name a .jsonl, .json, .csv, .tsv or .parquet file with --dataset.",
+            )
+        with view.shown(progress, console, plain), memory:
+            evaluation = _run(options, progress, outcome)
+        outcome.ok = True
+    except BaseException as error:
+        outcome.error = str(error) or "interrupted"
+        raise
+    finally:
+        outcome.phases = [
+            result.Phase(name=phase.name, seconds=round(phase.seconds(now()), 2))
+            for phase in progress.phases
+            if phase.started
+        ]
+        outcome.peak_memory_mb = round(memory.peak_mb, 1)
+        outcome.write()
+    console.print(view.comparison(evaluation))
+    console.print()
+    console.print(view.answers(evaluation.samples))
+    console.print()
+    for name, place in {
+        "Promoted": outcome.parameter.name if outcome.parameter else "",
+        "Reports": f"{FOLDER}/",
+        "State and logs": f"{STATE_DIR}/",
+        "Result": f"{RESULT_FILE}",
+        "Peak memory": f"{outcome.peak_memory_mb:.0f} MB ({memory.measure})",
+    }.items():
+        console.print(Text.assemble((f"{name:<16}", "dim"), place), soft_wrap=True)
+    return outcome
+
+
+def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> Evaluation:
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    with ExitStack() as stack:
+        with progress.phase("start"):
+            cloud, outputs = stack.enter_context(
+                running_cloud(UpOptions(options.settings, options.port, STATE_DIR, options.model))
+            )
+            demo = Demo(cloud, outputs, progress, outcome, options.timeout_seconds)
+        with progress.phase("upload"):
+            demo.upload(options.dataset)
+        with progress.phase("tune"):
+            demo.tune()
+            evaluation = demo.read_reports()
+        with progress.phase("approve"):
+            demo.approve()
+        with progress.phase("promote"):
+            demo.promote()
+    return evaluation
+
+
+class Demo:
+    """What a user of the cloud does, in order; what is learned goes to `progress` and `outcome`."""
+
+    def __init__(
+        self,
+        cloud: "Cloud",
+        outputs: dict[str, str],
+        progress: Progress,
+        outcome: DemoResult,
+        timeout_seconds: float,
+    ) -> None:
+        self._outputs = outputs
+        self._progress = progress
+        self._outcome = outcome
+        self._timeout_seconds = timeout_seconds
+        self._deadline = time.monotonic() + timeout_seconds
+        self._state_dir = cloud.config.state_dir
+        self._s3 = cloud.client("s3")
+        self._sagemaker = cloud.client("sagemaker")
+        self._stepfunctions = cloud.client("stepfunctions")
+        self._bedrock = cloud.client("bedrock")
+        self._ssm = cloud.client("ssm")
+        definition = self._sagemaker.describe_pipeline(PipelineName=outputs["PipelineName"])
+        self._expected = expected_steps(json.loads(definition["PipelineDefinition"]))
+        self._execution_arn = ""
+        progress.note("start", cloud.endpoint)
+        progress.update(steps=self._expected)
+
+    def upload(self, dataset: Path) -> None:
+        bucket, key = self._outputs["DataBucketName"], f"datasets/{dataset.name}"
+        self._progress.note("upload", f"s3://{bucket}/{key}")
+        self._s3.upload_file(str(dataset), bucket, key)
+
+    def tune(self) -> None:
+        """Follow the execution that the upload started to its end."""
+        self._execution_arn = self._wait(
+            "the upload to start a pipeline execution",
+            self._started_execution,
+            START_SECONDS,
+            "start_tuning",
+        )
+        self._progress.note("tune", self._execution_arn)
+        status = self._wait("the pipeline execution to end", self._look, None, "")
+        failed = next((step for step in self._progress.steps if step.failed), None)
+        if failed:
+            raise CommandError(
+                f"{failed.name} {failed.status.lower()}: {failed.failure_reason}",
+                f"Its log is in {self._log_of(failed)}",
+            )
+        if status != "Succeeded":
+            described = self._describe_execution()
+            raise CommandError(
+                f"The pipeline execution {status.lower()}: {described.get('FailureReason', '')}",
+                f"Logs are in {self._state_dir}",
+            )
+        unfinished = [s.name for s in self._progress.steps if s.status != "Succeeded"]
+        if unfinished:
+            raise CommandError(f"The pipeline execution succeeded without {', '.join(unfinished)}.")
+        self._wait("the state machine to end", self._machine_ended, START_SECONDS, "tuning_job")
+
+    def read_reports(self) -> Evaluation:
+        """Take over what the run left in S3: the reports, and the losses of training."""
+        outputs = self._fine_tune_outputs()
+        job = self._bedrock.get_model_customization_job(jobIdentifier=outputs["job_arn"])
+        job_id = outputs["job_arn"].rpartition("/")[2]
+        bucket, _, prefix = job["outputDataConfig"]["s3Uri"].removeprefix("s3://").partition("/")
+        metrics = self._read(
+            bucket,
+            f"{prefix.rstrip('/')}/model-customization-job-{job_id}"
+            "/training_artifacts/step_wise_training_metrics.csv",
+        )
+        losses = read_losses(metrics)
+        self._progress.update(losses=losses)
+        self._outcome.training = result.Training(
+            job_arn=outputs["job_arn"],
+            steps=len(losses),
+            first_loss=losses[0],
+            last_loss=losses[-1],
+        )
+        evaluation = Evaluation.model_validate_json((FOLDER / "evaluation.json").read_text())
+        self._outcome.evaluation = result.Evaluation(
+            test_records=evaluation.test_records,
+            base=_scores(evaluation.base),
+            tuned=_scores(evaluation.tuned),
+        )
+        return evaluation
+
+    def approve(self) -> None:
+        """Approve the registered version, as an approver would."""
+        register = next(step for step in self._progress.steps if step.type == "RegisterModel")
+        arn = register.metadata["RegisterModel"]["Arn"]
+        self._progress.note("approve", arn)
+        self._sagemaker.update_model_package(
+            ModelPackageArn=arn,
+            ModelApprovalStatus="Approved",
+            ApprovalDescription="Approved by quench demo",
+        )
+        package = self._sagemaker.describe_model_package(ModelPackageName=arn)
+        self._outcome.model_package = result.ModelPackage(
+            arn=arn, approval_status=package["ModelApprovalStatus"]
+        )
+        if package["ModelApprovalStatus"] != "Approved":
+            raise CommandError(f"{arn} is {package['ModelApprovalStatus']}, not Approved.")
+
+    def promote(self) -> None:
+        """Wait until Parameter Store names a deployment of exactly this custom model."""
+        name = self._outputs["ModelParameterName"]
+        custom_model = self._fine_tune_outputs()["custom_model_arn"]
+        self._progress.note("promote", name)
+
+        def promoted() -> str | None:
+            value: str = self._ssm.get_parameter(Name=name)["Parameter"]["Value"]
+            self._outcome.parameter = result.Parameter(name=name, value=value)
+            return value if json.loads(value)["custom_model"] == custom_model else None
+
+        value = self._wait(
+            f"{name} to name the model", promoted, PROMOTION_SECONDS, "promote_model"
+        )
+        model_id = json.loads(value)["model_id"]
+        deployment = self._bedrock.get_custom_model_deployment(
+            customModelDeploymentIdentifier=model_id
+        )
+        if deployment["modelArn"] != custom_model or deployment["status"] != "Active":
+            raise CommandError(
+                f"{name} names {model_id}, a deployment of {deployment['modelArn']} that is "
+                f"{deployment['status']}; expected is an active one of {custom_model}."
+            )
+
+    def _started_execution(self) -> str | None:
+        found = self._sagemaker.list_pipeline_executions(
+            PipelineName=self._outputs["PipelineName"], SortBy="CreationTime", SortOrder="Ascending"
+        )["PipelineExecutionSummaries"]
+        return found[0]["PipelineExecutionArn"] if found else None
+
+    def _describe_execution(self) -> dict[str, Any]:
+        described: dict[str, Any] = self._sagemaker.describe_pipeline_execution(
+            PipelineExecutionArn=self._execution_arn
+        )
+        return described
+
+    def _look(self) -> str | None:
+        """Take over what changed; the execution's status once it ended."""
+        status: str = self._describe_execution()["PipelineExecutionStatus"]
+        listed = self._sagemaker.list_pipeline_execution_steps(
+            PipelineExecutionArn=self._execution_arn, SortOrder="Ascending"
+        )["PipelineExecutionSteps"]
+        steps = merge_steps(self._expected, listed)
+        self._progress.update(steps=steps, losses=self._losses_so_far())
+        self._look_at_machine()
+        self._outcome.execution = result.Execution(
+            arn=self._execution_arn,
+            status=status,
+            steps=[
+                result.Step(name=step.name, type=step.type, status=step.status) for step in steps
+            ],
+        )
+        if status in ("Executing", "Stopping"):
+            return None
+        self._export_reports()
+        return status
+
+    def _look_at_machine(self) -> str:
+        """Take over the state machine's current state; its status, or nothing before it began."""
+        execution_id = self._execution_arn.rpartition("/")[2]
+        executions = self._stepfunctions.list_executions(
+            stateMachineArn=self._outputs["StateMachineArn"]
+        )["executions"]
+        found = next((e for e in executions if e["name"].startswith(execution_id)), None)
+        if found is None:
+            return ""
+        arn, status = found["executionArn"], str(found["status"])
+        self._outcome.state_machine = result.StateMachine(execution_arn=arn, status=status)
+        history = self._stepfunctions.get_execution_history(
+            executionArn=arn, reverseOrder=True, maxResults=50, includeExecutionData=False
+        )["events"]
+        entered = [event for event in history if "stateEnteredEventDetails" in event]
+        if entered:
+            latest = max(entered, key=lambda event: int(event["id"]))
+            self._progress.update(machine_state=latest["stateEnteredEventDetails"]["name"])
+        return status
+
+    def _machine_ended(self) -> bool | None:
+        status = self._look_at_machine()
+        if status == "RUNNING":
+            return None
+        if status != "SUCCEEDED":
+            raise CommandError(f"The state machine's execution is {status or 'missing'}.")
+        return True
+
+    def _losses_so_far(self) -> tuple[float, ...]:
+        """What the running job has appended to its metrics; the job writes while we read."""
+        files = sorted(self._state_dir.glob("bedrock/jobs/*/step_wise_training_metrics.csv"))
+        if not files:
+            return ()
+        text = files[-1].read_text(encoding="utf-8")
+        return read_losses(text[: text.rfind("\n") + 1])
+
+    def _export_reports(self) -> None:
+        """Copy the reports that the run got to, whether it succeeded or not."""
+        bucket = self._outputs["DataBucketName"]
+        run = f"runs/{self._execution_arn.rpartition('/')[2]}"
+        listed = self._s3.list_objects_v2(Bucket=bucket, Prefix=f"{run}/")
+        keys = {entry["Key"] for entry in listed.get("Contents", [])}
+        for report in REPORTS:
+            if f"{run}/{report}" in keys:
+                text = self._read(bucket, f"{run}/{report}")
+                (FOLDER / Path(report).name).write_text(text, encoding="utf-8")
+
+    def _read(self, bucket: str, key: str) -> str:
+        body: bytes = self._s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return body.decode("utf-8")
+
+    def _fine_tune_outputs(self) -> dict[str, str]:
+        step = next(step for step in self._progress.steps if step.type == "Callback")
+        return {
+            output["Name"]: output["Value"]
+            for output in step.metadata["Callback"]["OutputParameters"]
+        }
+
+    def _log_of(self, step: Step) -> Path:
+        return self._state_dir / "logs"
+
+    def _wait(
+        self, what: str, look: Callable[[], T | None], seconds: float | None, function: str
+    ) -> T:
+        """Look until there is something, for some seconds, and never past the demo's deadline."""
+        deadline = self._deadline
+        if seconds is not None:
+            deadline = min(deadline, time.monotonic() + seconds)
+        while (found := look()) is None:
+            if time.monotonic() > deadline:
+                raise CommandError(
+                    f"Waited in vain for {what}.",
+                    f"Logs are in {self._state_dir / 'logs'}",
+                )
+            time.sleep(LOOK_SECONDS)
+        return found
+
+
+def read_losses(metrics: str) -> tuple[float, ...]:
+    """Training losses of a step_wise_training_metrics.csv, in its order."""
+    return tuple(float(row["training_loss"]) for row in csv.DictReader(metrics.splitlines()))
+
+
+def _scores(scores: ModelScores | None) -> result.Scores | None:
+    if scores is None:
+        return None
+    return result.Scores(perplexity=scores.perplexity, rouge_l=scores.rouge_l, chrf=scores.chrf)

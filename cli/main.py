@@ -1,0 +1,131 @@
+"""The `quench` command."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from cli.demo import DATASET, DemoOptions, run
+from cli.errors import CommandError, write_trace
+from cli.synth import write_assembly
+from cli.up import UpOptions, serve
+
+app = typer.Typer(
+    help="Keep a generative application on AWS fine-tuned: the loop, whole, on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+
+class Model(StrEnum):
+    smollm2 = "smollm2"
+    tiny = "tiny"
+
+
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option("--settings", help="Settings file; quench.toml here, if there is one."),
+]
+LocalModel = Annotated[
+    Model | None,
+    typer.Option(
+        "--model", help="What stands in for every foundation model: SmolLM2, or random weights."
+    ),
+]
+
+
+@contextmanager
+def shown_errors() -> Iterator[None]:
+    """Errors that people can act on end the command with a message instead of a stack trace."""
+    try:
+        yield
+    except CommandError as error:
+        _fail(str(error), error.hint)
+    except KeyboardInterrupt:
+        _fail("Interrupted; everything was stopped.", code=130)
+    except Exception as error:  # noqa: BLE001 - a defect, or a call that AWS refused
+        _fail(f"{type(error).__name__}: {error}", f"The stack trace is in {write_trace(error)}")
+
+
+def _fail(message: str, hint: str = "", code: int = 1) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"[red]error[/]: {escape(message)}")
+    if hint:
+        console.print(escape(hint))
+    raise typer.Exit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"quench {version('quench')}")
+        except PackageNotFoundError:
+            typer.echo("quench, run from its source without being installed")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@app.command()
+def up(
+    port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Where state and logs are kept.")] = None,
+    model: LocalModel = None,
+    settings: SettingsFile = None,
+) -> None:
+    """Serve the embedded cloud, with the tuning stack deployed, until Ctrl-C."""
+    with shown_errors():
+        serve(UpOptions(settings, port, state_dir, model.value if model else None), Console())
+
+
+@app.command()
+def synth(
+    output: Annotated[Path, typer.Option(help="Folder of the cloud assembly.")] = Path("cdk.out"),
+    settings: SettingsFile = None,
+) -> None:
+    """Write the CloudFormation templates; needs no AWS account."""
+    with shown_errors():
+        typer.echo(f"Written to {write_assembly(settings, output)}")
+
+
+@app.command()
+def demo(
+    dataset: Annotated[Path, typer.Option(help="The dataset to tune on.")] = DATASET,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    model: LocalModel = None,
+    settings: SettingsFile = None,
+    timeout: Annotated[float, typer.Option(help="Minutes after which the demo gives up.")] = 30,
+    plain: Annotated[bool, typer.Option("--plain", help="One line for each change.")] = False,
+) -> None:
+    """Take a dataset through the whole loop: tune, evaluate, register, approve, promote."""
+    options = DemoOptions(
+        dataset=dataset,
+        settings=settings,
+        port=port,
+        model=model.value if model else None,
+        timeout_seconds=timeout * 60,
+    )
+    console = Console()
+    with shown_errors():
+        run(options, console, plain=plain or not console.is_terminal)
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,164 @@
+"""The embedded cloud, with the tuning stack deployed in it: synthesize, start, deploy, serve."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rich.console import Console
+from rich.markup import escape
+
+from cli.errors import CommandError, needs
+from cli.synth import load_settings, write_assembly
+
+if TYPE_CHECKING:
+    from local.cloud import Cloud
+
+SYNTHESIS_TIMEOUT_SECONDS = 180.0
+EXPORTED = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_DEFAULT_REGION",
+)
+
+ModelSize = Literal["smollm2", "tiny"]
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """What the command line says; None leaves it to the settings."""
+
+    settings: Path | None = None
+    port: int | None = None
+    state_dir: Path | None = None
+    model: ModelSize | None = None
+
+
+@contextmanager
+def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", dict[str, str]]]:
+    """A cloud with the stack deployed, and the stack's outputs by key; stopped on leaving.
+
+    Synthesis runs in a process of its own, at the same time as the cloud starts: Node needs
+    several seconds, and its memory is given back.
+
+    Raises
+    ------
+    CommandError
+        The port is taken, a setting is wrong, or synthesis did not end.
+    """
+    with needs("local"):
+        from local.cloud import Cloud
+        from local.config import LocalConfig
+
+    settings = load_settings(options.settings)
+    port = settings.local.port if options.port is None else options.port
+    state_dir = (options.state_dir or settings.local.state_dir).resolve()
+    require_free(port)
+    state_dir.mkdir(parents=True, exist_ok=True)
+    cloud = Cloud(
+        LocalConfig(
+            port=port,
+            region=settings.region,
+            state_dir=state_dir,
+            wait_scale=settings.local.wait_scale,
+            model=options.model or settings.local.model,
+        )
+    )
+    log = state_dir / "synth.log"
+    try:
+        with multiprocessing.get_context("spawn").Pool(1, _quiet, (log,)) as pool:
+            assembly = pool.apply_async(write_assembly, (options.settings, state_dir / "cdk.out"))
+            cloud.start()
+            try:
+                path = assembly.get(timeout=SYNTHESIS_TIMEOUT_SECONDS)
+            except multiprocessing.TimeoutError as error:
+                raise CommandError(
+                    f"Synthesis did not end within {SYNTHESIS_TIMEOUT_SECONDS:.0f} s.",
+                    f"Its output is in {log}",
+                ) from error
+        yield cloud, cloud.deploy(path)
+    finally:
+        with _uninterrupted():
+            cloud.stop()
+
+
+def serve(options: UpOptions, console: Console) -> None:
+    """Run the cloud until Ctrl-C or SIGTERM."""
+    stop = threading.Event()
+    started = time.monotonic()
+    with (
+        console.status("Starting the embedded cloud and synthesizing the stack…") as status,
+        running_cloud(options) as (cloud, outputs),
+    ):
+        status.stop()
+        seconds = time.monotonic() - started
+        console.print(f"[green]✓[/] Ready at [bold]{cloud.endpoint}[/] after {seconds:.1f} s\n")
+        _print_outputs(console, outputs)
+        _print_exports(console, cloud.environment(), outputs["DataBucketName"])
+        console.print(f"[dim]State and logs: {cloud.config.state_dir}[/]", soft_wrap=True)
+        console.print("[dim]Ctrl-C stops it.[/]")
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(kind, lambda *_: stop.set())
+        stop.wait()
+        console.print("\nStopping…")
+    console.print("Stopped.")
+
+
+def require_free(port: int) -> None:
+    """Raise CommandError if something listens on the port already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise CommandError(
+                f"Port {port} is taken: {error.strerror}.",
+                "Another `quench up` may be running. Stop what listens there, or choose another "
+                "port with --port (0 takes any free one).",
+            ) from error
+
+
+def _print_outputs(console: Console, outputs: dict[str, str]) -> None:
+    width = max(map(len, outputs))
+    for key in sorted(outputs):
+        console.print(f"  [dim]{key:<{width}}[/]  {escape(outputs[key])}", soft_wrap=True)
+
+
+def _print_exports(console: Console, environment: dict[str, str], bucket: str) -> None:
+    console.print("\nIn another terminal:\n")
+    for name in EXPORTED:
+        console.print(f"  export {name}={environment[name]}", soft_wrap=True, highlight=False)
+    console.print(
+        f"  aws s3 cp examples/emberfall/dialogues.jsonl s3://{bucket}/datasets/dialogues.jsonl\n",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _quiet(log: Path) -> None:
+    """Of the synthesizing process: output to a file, and Ctrl-C left to the process above it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C does not keep the cloud from stopping what it started."""
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(kind, signal.SIG_IGN) for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, handler in zip(kinds, previous, strict=True):
+            signal.signal(kind, handler)

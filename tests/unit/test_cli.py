@@ -1,0 +1,374 @@
+"""The quench command: what it says, what it leaves, what it shows."""
+
+import io
+import json
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from rich.console import Console, RenderableType
+from typer.testing import CliRunner
+
+from cli import view
+from cli.demo import read_losses
+from cli.main import app
+from cli.progress import Phase, Progress, Step, expected_steps, merge_steps
+from cli.result import DemoResult
+from evaluation.report import Evaluation
+
+START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+DEFINITION = {
+    "Version": "2020-12-01",
+    "Steps": [
+        {"Name": "Preprocess", "Type": "Processing", "Arguments": {}},
+        {"Name": "FineTune", "Type": "Callback", "Arguments": {}},
+        {"Name": "Evaluate", "Type": "Processing", "Arguments": {}},
+        {
+            "Name": "QualityGate",
+            "Type": "Condition",
+            "Arguments": {
+                "IfSteps": [{"Name": "Register-RegisterModel", "Type": "RegisterModel"}],
+                "ElseSteps": [{"Name": "QualityGateFailed", "Type": "Fail"}],
+            },
+        },
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def quench(*arguments: str) -> tuple[int, str]:
+    answer = CliRunner().invoke(app, arguments)
+    return answer.exit_code, answer.output
+
+
+def text_of(renderable: RenderableType, width: int = 100) -> str:
+    console = Console(record=True, width=width, file=io.StringIO())
+    console.print(renderable)
+    return console.export_text()
+
+
+def after(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_help_names_every_command() -> None:
+    code, output = quench("--help")
+    assert code == 0
+    for command in ("up", "synth", "demo"):
+        assert f"│ {command} " in output
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("up", ["--port", "--state-dir", "--model", "--settings"]),
+        ("demo", ["--dataset", "--port", "--model", "--plain", "--timeout"]),
+        ("synth", ["--output", "--settings"]),
+    ],
+)
+def test_help_of_a_command_names_its_options(command: str, options: list[str]) -> None:
+    code, output = quench(command, "--help")
+    assert code == 0
+    assert all(option in output for option in options)
+
+
+def test_version() -> None:
+    code, output = quench("--version")
+    assert code == 0
+    assert output.startswith("quench")
+
+
+def test_missing_dataset_is_named_and_kept_in_the_result() -> None:
+    code, output = quench("demo", "--dataset", "nowhere/lines.jsonl")
+    assert code == 1
+    assert "There is no dataset at nowhere/lines.jsonl" in output
+    assert "Traceback" not in output
+    kept = json.loads(Path(".quench/demo.json").read_text())
+    assert kept["ok"] is False
+    assert "nowhere/lines.jsonl" in kept["error"]
+
+
+@pytest.mark.parametrize("command", [["up"], ["demo", "--dataset", "lines.jsonl"]])
+def test_taken_port_says_what_to_do(command: list[str]) -> None:
+    Path("lines.jsonl").write_text("{}\n")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        code, output = quench(*command, "--port", str(port))
+    assert code == 1
+    assert f"Port {port} is taken" in output
+    assert "--port" in output.split("taken", 1)[1]
+
+
+def test_wrong_setting_is_named() -> None:
+    Path("mine.toml").write_text("[tuning]\nbase_modle = 'x'\n")
+    code, output = quench("synth", "--settings", "mine.toml")
+    assert code == 1
+    assert "base_modle" in output
+
+
+# --- the result ----------------------------------------------------------------------------------
+
+RESULT = {
+    "ok": True,
+    "phases": [{"name": "start", "seconds": 12.5}],
+    "execution": {
+        "arn": "arn:aws:sagemaker:us-east-1:123456789012:pipeline/quench-tuning/execution/abc",
+        "status": "Succeeded",
+        "steps": [{"name": "Preprocess", "type": "Processing", "status": "Succeeded"}],
+    },
+    "state_machine": {"execution_arn": "arn:aws:states:::execution:a:b", "status": "SUCCEEDED"},
+    "training": {"job_arn": "arn:j", "steps": 60, "first_loss": 3.5, "last_loss": 1.25},
+    "evaluation": {
+        "test_records": 24,
+        "base": {"perplexity": 30.5, "rouge_l": 0.125, "chrf": 15.5},
+        "tuned": {"perplexity": None, "rouge_l": 0.25, "chrf": 30.5},
+    },
+    "model_package": {"arn": "arn:p", "approval_status": "Approved"},
+    "parameter": {"name": "/quench/model", "value": '{"model_id": "arn:d"}'},
+    "peak_memory_mb": 2048.5,
+}
+
+
+def test_result_is_written_as_it_was_read() -> None:
+    DemoResult.model_validate(RESULT).write(Path("here/demo.json"))
+    assert json.loads(Path("here/demo.json").read_text()) == RESULT
+
+
+def test_result_of_a_failed_run_has_its_error() -> None:
+    DemoResult(error="FineTune failed: no quota").write(Path("demo.json"))
+    kept = json.loads(Path("demo.json").read_text())
+    assert set(kept) == {*RESULT, "error"}
+    assert (kept["ok"], kept["error"]) == (False, "FineTune failed: no quota")
+    assert kept["execution"] is None
+
+
+def test_result_takes_nothing_unknown() -> None:
+    with pytest.raises(ValidationError):
+        DemoResult.model_validate({**RESULT, "okay": True})
+
+
+# --- the view ------------------------------------------------------------------------------------
+
+
+def test_expected_steps_take_the_branch_of_success() -> None:
+    assert [(step.name, step.status) for step in expected_steps(DEFINITION)] == [
+        ("Preprocess", "Waiting"),
+        ("FineTune", "Waiting"),
+        ("Evaluate", "Waiting"),
+        ("QualityGate", "Waiting"),
+        ("Register-RegisterModel", "Waiting"),
+    ]
+
+
+def test_listed_steps_take_their_place_and_the_unexpected_follow() -> None:
+    listed = [
+        {
+            "StepName": "QualityGateFailed",
+            "StepStatus": "Failed",
+            "StartTime": after(9),
+            "EndTime": after(9),
+            "FailureReason": "Quality gate missed",
+            "Metadata": {"Fail": {"ErrorMessage": "Quality gate missed"}},
+        },
+        {
+            "StepName": "Preprocess",
+            "StepStatus": "Succeeded",
+            "StartTime": after(0),
+            "EndTime": after(4),
+            "Metadata": {"ProcessingJob": {"Arn": "arn:job"}},
+        },
+    ]
+    steps = merge_steps(expected_steps(DEFINITION), listed)
+    assert steps[0].name == "Preprocess"
+    assert steps[0].seconds(after(60)) == 4
+    assert (steps[1].status, steps[1].seconds(after(60))) == ("Waiting", 0)
+    assert (steps[-1].name, steps[-1].type) == ("QualityGateFailed", "Fail")
+    assert steps[-1].failed
+
+
+def running() -> Progress:
+    steps = expected_steps(DEFINITION)
+    return Progress(
+        phases=(
+            Phase("start", after(0), after(12), "http://127.0.0.1:50000"),
+            Phase("upload", after(12), after(13), "s3://data/datasets/dialogues.jsonl"),
+            Phase("tune", after(13)),
+            Phase("approve"),
+            Phase("promote"),
+        ),
+        steps=(
+            Step("Preprocess", "Processing", "Succeeded", after(13), after(17)),
+            Step("FineTune", "Callback", "Executing", after(17)),
+            *steps[2:],
+        ),
+        machine_state="WaitForJob",
+        losses=(3.75, 3.0, 2.5, 2.25),
+    )
+
+
+def test_running_demo_shows_every_step() -> None:
+    text = text_of(view.render(running(), after(60)))
+    lines = {line.split()[1]: line for line in text.splitlines() if len(line.split()) > 1}
+    assert lines["start"].split() == ["✓", "start", "http://127.0.0.1:50000", "12", "s"]
+    assert lines["Preprocess"].split()[-2:] == ["4", "s"]
+    assert "Executing · state machine in WaitForJob" in lines["FineTune"]
+    assert lines["FineTune"].split()[-2:] == ["43", "s"]
+    assert "waiting" in lines["Evaluate"]
+    assert "3.75 → 2.25" in text
+    assert "step 4" in text
+
+
+def test_failed_step_shows_its_reason() -> None:
+    progress = running()
+    progress.update(
+        steps=(Step("Preprocess", "Processing", "Failed", after(13), after(17), "Too few records"),)
+    )
+    text = text_of(view.render(progress, after(60)))
+    assert "✗ Preprocess" in text
+    assert "Failed: Too few records" in text
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_view_fits_the_terminal(width: int) -> None:
+    progress = running()
+    progress.note("tune", "arn:aws:sagemaker:" + "x" * 300)
+    lines = text_of(view.render(progress, after(60)), width).splitlines()
+    assert len(lines) < 30
+    assert max(map(len, lines)) <= width
+
+
+def test_plain_view_tells_each_change_once() -> None:
+    console = Console(record=True, width=80, file=io.StringIO())
+    progress = Progress(steps=expected_steps(DEFINITION))
+    with view.shown(progress, console, plain=True):
+        with progress.phase("start"):
+            progress.note("start", "http://127.0.0.1:50000")
+        for state in ("StartJob", "WaitForJob", "CheckJob", "WaitForJob", "CheckJob"):
+            progress.update(machine_state=state)
+        for count in range(1, 26):
+            progress.update(losses=tuple(4 - i / 25 for i in range(count)))
+        progress.update(steps=running().steps)
+    lines = console.export_text().splitlines()
+    assert len(lines) == len(set(lines))
+    told = "\n".join(lines)
+    assert "start: http://127.0.0.1:50000" in told
+    assert "start: done after" in told
+    assert told.count("state machine: WaitForJob") == 1
+    assert [line.split()[3] for line in lines if "training loss" in line] == ["1", "10", "20"]
+    assert "  Preprocess: Succeeded after 4.0 s" in lines
+
+
+@given(
+    st.lists(st.floats(0, 20, allow_nan=False), min_size=1, max_size=300),
+    st.integers(1, 80),
+    st.integers(1, 10),
+)
+def test_plot_keeps_its_frame(values: list[float], width: int, height: int) -> None:
+    lines = view.plot(values, width, height)
+    assert len(lines) == height
+    assert {len(line) for line in lines} == {min(width, len(values))}
+    assert " " not in lines[-1], "every column shows something"
+
+
+def test_plot_falls_with_the_loss() -> None:
+    assert view.plot([3, 2, 1], width=10, height=2) == ["█▁ ", "██▁"]
+
+
+# --- the outcome ---------------------------------------------------------------------------------
+
+
+def evaluation() -> Evaluation:
+    def scores(perplexity: float, rouge_l: float) -> dict[str, object]:
+        return {
+            "perplexity": perplexity,
+            "rouge_l": rouge_l,
+            "chrf": 20.0,
+            "embedding_similarity": 0.5,
+            "length_ratio": 1.5,
+            "latency_seconds": {"p50": 1.25, "p95": 2.5},
+            "intervals": {"rouge_l": [0.1, 0.2], "chrf": [18.0, 22.0]},
+        }
+
+    def sample(persona: str, number: int) -> dict[str, str]:
+        return {
+            "system": f"You are {persona}, of Emberfall. You are warm.",
+            "prompt": f"Question {number}?",
+            "reference": "A long reference answer " * 12,
+            "base": "I am a language model.",
+            "tuned": f"Answer {number}.",
+        }
+
+    people = ["Marda Quill", "Marda Quill", "Old Tom", "Sister Ash"]
+    return Evaluation.model_validate(
+        {
+            "base_model": "amazon.nova-micro-v1:0:128k",
+            "custom_model": "arn:c",
+            "serving_model": "arn:s",
+            "job": "arn:j",
+            "test_records": 24,
+            "scored_records": 24,
+            "training": {"steps": 60, "first_loss": 3.5, "last_loss": 1.5},
+            "validation": None,
+            "base": scores(40.0, 0.125),
+            "tuned": scores(10.0, 0.375),
+            "gain": {"rouge_l": 0.25},
+            "failed_answers": [],
+            "samples": [sample(person, number) for number, person in enumerate(people)],
+        }
+    )
+
+
+def test_comparison_shows_both_and_the_change() -> None:
+    lines = text_of(view.comparison(evaluation())).splitlines()
+    perplexity = next(line for line in lines if line.startswith("Perplexity")).split()
+    assert perplexity[-3:] == ["40.00", "10.00", "-75%"]
+    rouge = next(line for line in lines if line.startswith("ROUGE-L"))
+    assert "0.125 [0.100, 0.200]" in rouge
+    assert rouge.split()[-1] == "+0.250"
+
+
+def test_comparison_without_serving_capacity_says_so() -> None:
+    unserved = evaluation().model_copy(update={"base": None, "tuned": None})
+    assert "no serving capacity" in text_of(view.comparison(unserved))
+
+
+def test_answers_take_one_of_each_persona_and_wrap() -> None:
+    text = text_of(view.answers(evaluation().samples))
+    assert [name for name in ("Marda Quill", "Old Tom", "Sister Ash") if name in text] == [
+        "Marda Quill",
+        "Old Tom",
+        "Sister Ash",
+    ]
+    assert "Question 0?" in text
+    assert "Question 1?" not in text
+    assert text.count("reference answer") + text.count("reference\n") >= 12, "nothing is cut"
+
+
+@pytest.mark.parametrize(
+    ("system", "name"),
+    [
+        ("You are Marda Quill, innkeeper.", "Marda Quill"),
+        ("Answer in rhymes. Be brief.", "Answer in rhymes"),
+        (None, "No system prompt"),
+    ],
+)
+def test_persona(system: str | None, name: str) -> None:
+    assert view.persona(system) == name
+
+
+def test_losses_are_read_in_order() -> None:
+    metrics = "step_number,epoch_number,training_loss,perplexity\n1,1,3.5,33.1\n2,1,2.5,12.2\n"
+    assert read_losses(metrics) == (3.5, 2.5)
