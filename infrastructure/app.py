@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import aws_cdk as cdk
 
@@ -38,16 +39,18 @@ def synthesize(
 ) -> Path:
     """Write the cloud assembly (templates and assets) of every stack; returns its folder."""
     app = cdk.App(outdir=str(outdir), analytics_reporting=False)
-    TuningStack(
-        app,
-        "QuenchTuning",
-        settings=settings,
-        cache=cache.resolve(),
-        code_version=code or code_version(),
-        stack_name=f"{settings.name}-tuning",
-        description="Quench: continuous fine-tuning on Amazon Bedrock",
-    )
-    return Path(app.synth().directory)
+    with TemporaryDirectory(prefix="quench-") as staging:
+        TuningStack(
+            app,
+            "QuenchTuning",
+            settings=settings,
+            cache=cache.resolve(),
+            staging=Path(staging),
+            code_version=code or code_version(),
+            stack_name=f"{settings.name}-tuning",
+            description="Quench: continuous fine-tuning on Amazon Bedrock",
+        )
+        return Path(app.synth().directory)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,8 +23,7 @@ class AssetError(RuntimeError):
 
 
 def stage_rooms(rooms: Iterable[str], target: Path, extra: Iterable[str] = ()) -> Path:
-    """Copy whole rooms (and single files) into an emptied folder, and nothing else with them."""
-    shutil.rmtree(target, ignore_errors=True)
+    """Copy whole rooms (and single files) into a new folder, and nothing else with them."""
     for room in rooms:
         shutil.copytree(ROOT / room, target / room, ignore=shutil.ignore_patterns("__pycache__"))
     for file in extra:
@@ -50,8 +50,8 @@ def function_layer(cache: Path) -> Path:
     layer = cache / f"layer-{key}"
     if layer.is_dir():
         return layer
-    unfinished = cache / f"layer-{key}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=cache, prefix="unfinished-"))
     pip = subprocess.run(
         [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"),
@@ -66,8 +66,14 @@ def function_layer(cache: Path) -> Path:
         check=False,
     )
     if pip.returncode:
+        shutil.rmtree(unfinished)
         raise AssetError(
             f"The functions' layer could not be made from {requirements}; pip says:\n{pip.stderr}"
         )
-    unfinished.rename(layer)
+    try:
+        unfinished.rename(layer)
+    except OSError:
+        if not layer.is_dir():  # somebody else may have finished the same one meanwhile
+            raise
+        shutil.rmtree(unfinished)
     return layer

@@ -52,6 +52,7 @@ class TuningStack(Stack):
         *,
         settings: Settings,
         cache: Path,
+        staging: Path,
         code_version: str,
         stack_name: str,
         description: str,
@@ -92,7 +93,7 @@ class TuningStack(Stack):
         )
 
         self.code = lambda_.Code.from_asset(
-            str(stage_rooms(("lambdas", "bedrock"), cache / "functions"))
+            str(stage_rooms(("lambdas", "bedrock"), staging / "functions"))
         )
         self.layer = lambda_.LayerVersion(
             self,
@@ -108,7 +109,7 @@ class TuningStack(Stack):
             directory=str(
                 stage_rooms(
                     ("bedrock", "evaluation", "processing"),
-                    cache / "processing-image",
+                    staging / "processing-image",
                     extra=("processing/Dockerfile",),
                 )
             ),
@@ -250,7 +251,7 @@ class TuningStack(Stack):
             pipeline_definition={"PipelineDefinitionBody": Fn.sub(definition, values)},
             role_arn=self.pipeline_role.role_arn,
         )
-        pipeline.node.add_dependency(self.pipeline_role, self.group)
+        pipeline.node.add_dependency(self.group)
         return pipeline
 
     def _state_machine(self) -> sfn.StateMachine:
