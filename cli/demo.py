@@ -66,7 +66,7 @@ def run(options: DemoOptions, console: Console, plain: bool) -> DemoResult:
                 "Name a .jsonl, .json, .csv, .tsv or .parquet file with --dataset.",
             )
         with view.shown(progress, console, plain), memory:
-            evaluation = _run(options, progress, outcome)
+            _run(options, progress, outcome)
         outcome.ok = True
     except BaseException as error:
         outcome.error = str(error) or "interrupted"
@@ -79,39 +79,37 @@ def run(options: DemoOptions, console: Console, plain: bool) -> DemoResult:
         ]
         outcome.peak_memory_mb = round(memory.peak_mb, 1)
         outcome.write()
-    console.print(view.comparison(evaluation))
-    console.print()
-    console.print(view.answers(evaluation.samples))
-    console.print()
-    for name, place in {
-        "Promoted": outcome.parameter.name if outcome.parameter else "",
+        if outcome.evaluation:
+            evaluation = Evaluation.model_validate_json((FOLDER / "evaluation.json").read_text())
+            console.print(view.comparison(evaluation), "")
+            console.print(view.answers(evaluation.samples), "")
+    places = {
         "Reports": f"{FOLDER}/",
         "State and logs": f"{STATE_DIR}/",
         "Result": f"{RESULT_FILE}",
         "Peak memory": f"{outcome.peak_memory_mb:.0f} MB ({memory.measure})",
-    }.items():
-        console.print(Text.assemble((f"{name:<16}", "dim"), place), soft_wrap=True)
+    }
+    console.print(view.listing(places), soft_wrap=True)
     return outcome
 
 
-def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> Evaluation:
+def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> None:
+    deadline = time.monotonic() + options.timeout_seconds
     shutil.rmtree(FOLDER, ignore_errors=True)
     with ExitStack() as stack:
         with progress.phase("start"):
             cloud, outputs = stack.enter_context(
                 running_cloud(UpOptions(options.settings, options.port, STATE_DIR, options.model))
             )
-            demo = Demo(cloud, outputs, progress, outcome, options.timeout_seconds)
+            demo = Demo(cloud, outputs, progress, outcome, deadline)
         with progress.phase("upload"):
             demo.upload(options.dataset)
         with progress.phase("tune"):
             demo.tune()
-            evaluation = demo.read_reports()
         with progress.phase("approve"):
             demo.approve()
         with progress.phase("promote"):
             demo.promote()
-    return evaluation
 
 
 class Demo:
@@ -123,13 +121,12 @@ class Demo:
         outputs: dict[str, str],
         progress: Progress,
         outcome: DemoResult,
-        timeout_seconds: float,
+        deadline: float,
     ) -> None:
         self._outputs = outputs
         self._progress = progress
         self._outcome = outcome
-        self._timeout_seconds = timeout_seconds
-        self._deadline = time.monotonic() + timeout_seconds
+        self._deadline = deadline
         self._state_dir = cloud.config.state_dir
         self._s3 = cloud.client("s3")
         self._sagemaker = cloud.client("sagemaker")
@@ -155,7 +152,9 @@ class Demo:
             START_SECONDS,
             "start_tuning",
         )
-        self._progress.note("tune", self._execution_arn)
+        self._progress.note(
+            "tune", f"{self._outputs['PipelineName']}, execution {self._execution_id}"
+        )
         status = self._wait("the pipeline execution to end", self._look, None, "")
         failed = next((step for step in self._progress.steps if step.failed), None)
         if failed:
@@ -173,33 +172,6 @@ class Demo:
         if unfinished:
             raise CommandError(f"The pipeline execution succeeded without {', '.join(unfinished)}.")
         self._wait("the state machine to end", self._machine_ended, START_SECONDS, "tuning_job")
-
-    def read_reports(self) -> Evaluation:
-        """Take over what the run left in S3: the reports, and the losses of training."""
-        outputs = self._fine_tune_outputs()
-        job = self._bedrock.get_model_customization_job(jobIdentifier=outputs["job_arn"])
-        job_id = outputs["job_arn"].rpartition("/")[2]
-        bucket, _, prefix = job["outputDataConfig"]["s3Uri"].removeprefix("s3://").partition("/")
-        metrics = self._read(
-            bucket,
-            f"{prefix.rstrip('/')}/model-customization-job-{job_id}"
-            "/training_artifacts/step_wise_training_metrics.csv",
-        )
-        losses = read_losses(metrics)
-        self._progress.update(losses=losses)
-        self._outcome.training = result.Training(
-            job_arn=outputs["job_arn"],
-            steps=len(losses),
-            first_loss=losses[0],
-            last_loss=losses[-1],
-        )
-        evaluation = Evaluation.model_validate_json((FOLDER / "evaluation.json").read_text())
-        self._outcome.evaluation = result.Evaluation(
-            test_records=evaluation.test_records,
-            base=_scores(evaluation.base),
-            tuned=_scores(evaluation.tuned),
-        )
-        return evaluation
 
     def approve(self) -> None:
         """Approve the registered version, as an approver would."""
@@ -242,6 +214,10 @@ class Demo:
                 f"{deployment['status']}; expected is an active one of {custom_model}."
             )
 
+    @property
+    def _execution_id(self) -> str:
+        return self._execution_arn.rpartition("/")[2]
+
     def _started_execution(self) -> str | None:
         found = self._sagemaker.list_pipeline_executions(
             PipelineName=self._outputs["PipelineName"], SortBy="CreationTime", SortOrder="Ascending"
@@ -272,16 +248,15 @@ class Demo:
         )
         if status in ("Executing", "Stopping"):
             return None
-        self._export_reports()
+        self._read_reports()
         return status
 
     def _look_at_machine(self) -> str:
         """Take over the state machine's current state; its status, or nothing before it began."""
-        execution_id = self._execution_arn.rpartition("/")[2]
         executions = self._stepfunctions.list_executions(
             stateMachineArn=self._outputs["StateMachineArn"]
         )["executions"]
-        found = next((e for e in executions if e["name"].startswith(execution_id)), None)
+        found = next((e for e in executions if e["name"].startswith(self._execution_id)), None)
         if found is None:
             return ""
         arn, status = found["executionArn"], str(found["status"])
@@ -311,27 +286,52 @@ class Demo:
         text = files[-1].read_text(encoding="utf-8")
         return read_losses(text[: text.rfind("\n") + 1])
 
-    def _export_reports(self) -> None:
-        """Copy the reports that the run got to, whether it succeeded or not."""
+    def _read_reports(self) -> None:
+        """Take over what the run left in S3, as far as it got."""
         bucket = self._outputs["DataBucketName"]
-        run = f"runs/{self._execution_arn.rpartition('/')[2]}"
+        run = f"runs/{self._execution_id}"
         listed = self._s3.list_objects_v2(Bucket=bucket, Prefix=f"{run}/")
         keys = {entry["Key"] for entry in listed.get("Contents", [])}
         for report in REPORTS:
             if f"{run}/{report}" in keys:
                 text = self._read(bucket, f"{run}/{report}")
                 (FOLDER / Path(report).name).write_text(text, encoding="utf-8")
+        self._read_training()
+        exported = FOLDER / "evaluation.json"
+        if exported.is_file():
+            evaluation = Evaluation.model_validate_json(exported.read_text(encoding="utf-8"))
+            self._outcome.evaluation = result.Evaluation(
+                test_records=evaluation.test_records,
+                base=_scores(evaluation.base),
+                tuned=_scores(evaluation.tuned),
+            )
+
+    def _read_training(self) -> None:
+        job_arn = self._fine_tune_outputs().get("job_arn")
+        if job_arn is None:
+            return
+        job = self._bedrock.get_model_customization_job(jobIdentifier=job_arn)
+        bucket, _, prefix = job["outputDataConfig"]["s3Uri"].removeprefix("s3://").partition("/")
+        metrics = self._read(
+            bucket,
+            f"{prefix.rstrip('/')}/model-customization-job-{job_arn.rpartition('/')[2]}"
+            "/training_artifacts/step_wise_training_metrics.csv",
+        )
+        losses = read_losses(metrics)
+        self._progress.update(losses=losses)
+        self._outcome.training = result.Training(
+            job_arn=job_arn, steps=len(losses), first_loss=losses[0], last_loss=losses[-1]
+        )
 
     def _read(self, bucket: str, key: str) -> str:
         body: bytes = self._s3.get_object(Bucket=bucket, Key=key)["Body"].read()
         return body.decode("utf-8")
 
     def _fine_tune_outputs(self) -> dict[str, str]:
+        """What the callback brought: none before it succeeded."""
         step = next(step for step in self._progress.steps if step.type == "Callback")
-        return {
-            output["Name"]: output["Value"]
-            for output in step.metadata["Callback"]["OutputParameters"]
-        }
+        outputs = step.metadata.get("Callback", {}).get("OutputParameters", [])
+        return {output["Name"]: output["Value"] for output in outputs}
 
     def _log_of(self, step: Step) -> Path:
         return self._state_dir / "logs"

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
-from rich.markup import escape
 
 from cli.errors import CommandError, needs
 from cli.synth import load_settings, write_assembly
+from cli.view import listing
 
 if TYPE_CHECKING:
     from local.cloud import Cloud
@@ -101,7 +101,7 @@ def serve(options: UpOptions, console: Console) -> None:
         status.stop()
         seconds = time.monotonic() - started
         console.print(f"[green]✓[/] Ready at [bold]{cloud.endpoint}[/] after {seconds:.1f} s\n")
-        _print_outputs(console, outputs)
+        console.print(listing(dict(sorted(outputs.items()))), soft_wrap=True)
         _print_exports(console, cloud.environment(), outputs["DataBucketName"])
         console.print(f"[dim]State and logs: {cloud.config.state_dir}[/]", soft_wrap=True)
         console.print("[dim]Ctrl-C stops it.[/]")
@@ -124,12 +124,6 @@ def require_free(port: int) -> None:
                 "Another `quench up` may be running. Stop what listens there, or choose another "
                 "port with --port (0 takes any free one).",
             ) from error
-
-
-def _print_outputs(console: Console, outputs: dict[str, str]) -> None:
-    width = max(map(len, outputs))
-    for key in sorted(outputs):
-        console.print(f"  [dim]{key:<{width}}[/]  {escape(outputs[key])}", soft_wrap=True)
 
 
 def _print_exports(console: Console, environment: dict[str, str], bucket: str) -> None:

@@ -105,26 +105,30 @@ def _loss_chart(losses: Sequence[float]) -> RenderableType:
         f"{losses[0]:.2f} → {losses[-1]:.2f}",
         (f"   step {len(losses)}", "dim"),
     )
-    lines = plot(losses, PLOT_WIDTH, PLOT_HEIGHT)
-    labels = [f"{max(losses):.2f}", *[""] * (PLOT_HEIGHT - 2), f"{min(losses):.2f}"]
+    columns = averaged(losses, PLOT_WIDTH)
+    labels = [f"{max(columns):.2f}", *[""] * (PLOT_HEIGHT - 2), f"{min(columns):.2f}"]
     chart = Text("\n").join(
         Text.assemble((f"{label:>6} ", "dim"), (line, "cyan"))
-        for label, line in zip(labels, lines, strict=True)
+        for label, line in zip(labels, plot(columns, PLOT_HEIGHT), strict=True)
     )
     return Group(title, chart)
 
 
-def plot(values: Sequence[float], width: int, height: int) -> list[str]:
-    """A bar chart in block characters: `height` lines of at most `width` columns.
-
-    More values than columns are averaged. The smallest still shows as one eighth of a line.
-    """
-    columns = min(width, len(values))
+def averaged(values: Sequence[float], columns: int) -> list[float]:
+    """Means of at most `columns` runs of neighbours, as equal in length as can be."""
+    columns = min(columns, len(values))
     edges = [round(i * len(values) / columns) for i in range(columns + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
-    low, high = min(means), max(means)
+    return [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+
+
+def plot(values: Sequence[float], height: int) -> list[str]:
+    """A bar chart in block characters: `height` lines, a column for each value.
+
+    The lines span the values' range; the smallest still shows as an eighth of a line.
+    """
+    low, high = min(values), max(values)
     scale = (height * 8 - 1) / (high - low) if high > low else 0.0
-    bars = [1 + round((mean - low) * scale) for mean in means]
+    bars = [1 + round((value - low) * scale) for value in values]
     return [
         "".join(EIGHTHS[min(8, max(0, bar - 8 * line))] for bar in bars)
         for line in reversed(range(height))
@@ -188,7 +192,7 @@ def comparison(evaluation: Evaluation) -> RenderableType:
             "Perplexity, validation split",
             f"{base.perplexity:.2f}",
             f"{tuned.perplexity:.2f}",
-            _change(f"{tuned.perplexity / base.perplexity - 1:+.0%}", falls_is_good=True),
+            _change(tuned.perplexity / base.perplexity - 1, ".0%", better=-1),
         )
     for name, form in (("rouge_l", ".3f"), ("chrf", ".1f"), ("embedding_similarity", ".3f")):
         before, after = getattr(base, name), getattr(tuned, name)
@@ -196,7 +200,7 @@ def comparison(evaluation: Evaluation) -> RenderableType:
             SCORE_NAMES[name],
             _score(base, name, form),
             _score(tuned, name, form),
-            _change(f"{after - before:+{form}}"),
+            _change(after - before, form, better=1),
         )
     table.add_row(
         "Length, of the reference's", f"{base.length_ratio:.2f}", f"{tuned.length_ratio:.2f}"
@@ -217,8 +221,9 @@ def _latency(scores: ModelScores) -> str:
     return f"{scores.latency_seconds.p50:.2f} / {scores.latency_seconds.p95:.2f}"
 
 
-def _change(text: str, falls_is_good: bool = False) -> Text:
-    return Text(text, "green" if text.startswith("-") is falls_is_good else "red")
+def _change(change: float, form: str, better: int) -> Text:
+    gain = change * better
+    return Text(f"{change:+{form}}", "green" if gain > 0 else "red" if gain < 0 else "dim")
 
 
 def answers(samples: Sequence[Sample]) -> RenderableType:
@@ -253,3 +258,11 @@ def persona(system: str | None) -> str:
         return "No system prompt"
     named = re.match(r"You are ([^,.;:(]+)", system)
     return named[1].strip() if named else system.split(".")[0][:40]
+
+
+def listing(places: dict[str, str]) -> Text:
+    """A line for each name."""
+    width = max(map(len, places)) + 3
+    return Text("\n").join(
+        Text.assemble((f"{name:<{width}}", "dim"), place) for name, place in places.items()
+    )

@@ -277,14 +277,20 @@ def test_plain_view_tells_each_change_once() -> None:
     st.integers(1, 10),
 )
 def test_plot_keeps_its_frame(values: list[float], width: int, height: int) -> None:
-    lines = view.plot(values, width, height)
+    columns = view.averaged(values, width)
+    lines = view.plot(columns, height)
     assert len(lines) == height
     assert {len(line) for line in lines} == {min(width, len(values))}
     assert " " not in lines[-1], "every column shows something"
 
 
+def test_many_values_are_averaged() -> None:
+    assert view.averaged([4, 2, 2, 0], 2) == [3, 1]
+    assert view.averaged([4, 2], 3) == [4, 2]
+
+
 def test_plot_falls_with_the_loss() -> None:
-    assert view.plot([3, 2, 1], width=10, height=2) == ["█▁ ", "██▁"]
+    assert view.plot([3, 2, 1], height=2) == ["█▁ ", "██▁"]
 
 
 # --- the outcome ---------------------------------------------------------------------------------
