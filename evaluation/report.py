@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from evaluation.errors import EvaluationError
 
 Interval = tuple[float, float]
+Step = Literal["base", "tuned", "embedding"]
 
 
 class _Part(BaseModel):
@@ -35,7 +36,7 @@ class ValidationMetrics(_Part):
 
 
 class Latency(_Part):
-    """Seconds from request to answer as the caller sees them, waits of retries included."""
+    """Seconds from sending a request to having read its answer; retries and waits left out."""
 
     p50: float
     p95: float
@@ -74,7 +75,7 @@ class FailedAnswer(_Part):
     """An answer (or its embedding) that failed for good; its record is scored for neither model."""
 
     line: int
-    step: Literal["base", "tuned", "embedding"]
+    step: Step
     model: str
     reason: str
 
