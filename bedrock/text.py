@@ -15,7 +15,7 @@ from bedrock.conversations import Conversation, Message, RecordError, from_recor
 
 @dataclass(frozen=True)
 class Limits:
-    """How long an answer may get (in tokens), and how it is sampled; None is the model's default."""
+    """How long an answer may get, in tokens, and how it is sampled; None: the model's default."""
 
     max_tokens: int
     temperature: float | None = None

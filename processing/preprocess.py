@@ -1,0 +1,192 @@
+"""The Preprocess step: an uploaded dataset becomes training, validation and test data for Bedrock.
+
+Runs in the processing container, as `python -m processing.preprocess`. Below ML_ROOT (`/opt/ml`):
+
+    processing/input/dataset/**                           the dataset's files
+    processing/output/{train,validation,test}/data.jsonl  records in the base model's format
+    processing/output/rejected/rejected.jsonl             what was left out, from where, and why
+    processing/output/report/preprocess_report.json       counts of everything (report.py)
+    output/message                                        why the job failed, if it did
+"""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, NoReturn, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bedrock.models import (
+    UnknownModelError,
+    UnusableModelError,
+    find_model,
+    require_tunable,
+    require_usable,
+)
+from processing.records import Columns
+from processing.report import SPLITS, Counts, FileReport, PreprocessReport
+from processing.sorting import Sorter
+from processing.verdict import PreprocessError, judge
+
+MAXIMUM_MESSAGE_BYTES = 1024  # what SageMaker keeps of output/message
+
+
+class Arguments(BaseModel):
+    """What the job was started with; a column that is `auto` is found by its name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_model: str
+    dataset_uri: str = Field(pattern=r"^s3://[^/]+/.")
+    dataset_version: str
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    system_column: str | None = None
+    validation_fraction: float = Field(gt=0, lt=1)
+    test_fraction: float = Field(gt=0, lt=1)
+    min_records: int = Field(ge=1)
+    max_rejected_fraction: float = Field(ge=0, le=1)
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(self.prompt_column, self.completion_column, self.system_column)
+
+    @property
+    def fractions(self) -> tuple[float, float]:
+        return self.validation_fraction, self.test_fraction
+
+    @field_validator("prompt_column", "completion_column", "system_column")
+    @classmethod
+    def _auto_is_none(cls, column: str | None) -> str | None:
+        return None if column == "auto" else column
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if (self.prompt_column is None) != (self.completion_column is None):
+            raise ValueError("prompt-column and completion-column must be given together")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation-fraction and test-fraction leave nothing to train on")
+        return self
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; returns its exit code."""
+    root = Path(os.environ.get("ML_ROOT", "/opt/ml"))
+    try:
+        report = preprocess(_arguments(argv), root)
+    except (PreprocessError, UnknownModelError, UnusableModelError) as error:
+        _leave_message(root, str(error))
+        print(error, file=sys.stderr)
+        return 1
+    except Exception as error:
+        _leave_message(root, f"Preprocessing broke off: {type(error).__name__}: {error}")
+        raise
+    for file in report.files:
+        print(file.model_dump_json())
+    return 0
+
+
+def preprocess(arguments: Arguments, root: Path) -> PreprocessReport:
+    """Write the splits, the rejected records and the report below `root`. Raises PreprocessError.
+
+    The report is complete before anything is judged, so that a job that fails leaves it too.
+    """
+    model = find_model(arguments.base_model)
+    require_usable(model, datetime.now(UTC).date())
+    rules = require_tunable(model)
+    dataset = root / "processing/input/dataset"
+    paths = _dataset_files(dataset, arguments.dataset_uri)
+    output = root / "processing/output"
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(_writer(output / name / "data.jsonl")) for name in SPLITS
+        }
+        rejected = stack.enter_context(_writer(output / "rejected/rejected.jsonl"))
+        sorter = Sorter(rules, arguments.columns, arguments.fractions, writers, rejected)
+        files = [sorter.sort_file(path, str(path.relative_to(dataset))) for path in paths]
+    report = PreprocessReport(
+        dataset_uri=arguments.dataset_uri,
+        dataset_version=arguments.dataset_version,
+        base_model=model.id,
+        data_format=rules.data_format,
+        total=_total(files),
+        rejected_files=sum(file.error is not None for file in files),
+        files=files,
+    )
+    report_file = output / "report/preprocess_report.json"
+    report_file.parent.mkdir(parents=True, exist_ok=True)
+    report_file.write_text(report.model_dump_json(indent=2), encoding="utf-8")
+    judge(report, rules, arguments.min_records, arguments.max_rejected_fraction)
+    return report
+
+
+def _dataset_files(dataset: Path, uri: str) -> list[Path]:
+    """The files that belong to the dataset: SageMaker also copies keys that only begin with its."""
+    if not uri.endswith("/"):
+        path = dataset / uri.rsplit("/", 1)[-1]
+        if not path.is_file():
+            raise PreprocessError(f"{uri} was not among the job's input in {dataset}.")
+        return [path]
+    paths = [path for path in sorted(dataset.rglob("*")) if path.is_file()]
+    paths = [path for path in paths if path.name != "_SUCCESS"]
+    if not paths:
+        raise PreprocessError(
+            f"There is no file below {uri}. "
+            "Upload the dataset's files, and after them an object named _SUCCESS."
+        )
+    return paths
+
+
+def _total(files: Sequence[FileReport]) -> Counts:
+    reasons: Counter[str] = Counter()
+    for file in files:
+        reasons.update(file.rejected_reasons)
+    names = ("read", *SPLITS, "duplicates", "rejected")
+    sums = {name: sum(getattr(file, name) for file in files) for name in names}
+    return Counts(**sums, rejected_reasons=dict(reasons.most_common()))
+
+
+def _writer(path: Path) -> IO[str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("w", encoding="utf-8", newline="\n")
+
+
+def _leave_message(root: Path, message: str) -> None:
+    content = message.encode(errors="replace")
+    if len(content) > MAXIMUM_MESSAGE_BYTES:
+        ellipsis = "…".encode()
+        whole = content[: MAXIMUM_MESSAGE_BYTES - len(ellipsis)].decode(errors="ignore")
+        content = whole.encode() + ellipsis
+    path = root / "output/message"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+class _ArgumentParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise PreprocessError(f"Preprocessing was started wrongly: {message}.")
+
+
+def _arguments(argv: Sequence[str] | None) -> Arguments:
+    parser = _ArgumentParser(prog="processing.preprocess", description=__doc__)
+    for name, field in Arguments.model_fields.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", required=field.is_required())
+    values = vars(parser.parse_args(argv))
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        return Arguments.model_validate(given)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'arguments'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise PreprocessError(f"Preprocessing was started wrongly: {faults}.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
