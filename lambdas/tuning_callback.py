@@ -26,7 +26,7 @@ from lambdas.validation import explain, read_environment
 class Environment(BaseModel):
     STATE_MACHINE_ARN: str = Field(pattern=r":stateMachine:")
     MAX_RECEIVE_COUNT: int = Field(ge=1)
-    NAME_PREFIX: str = "quench"
+    NAME_PREFIX: str = Field(pattern=r"^[0-9A-Za-z]")
 
 
 class ExecutingMessage(TuningCallback):

@@ -31,7 +31,7 @@ QUOTA_CODES = {
 class Environment(BaseModel):
     BEDROCK_ROLE_ARN: str = Field(pattern=r"^arn:.+:role/.+$")
     TIMEOUT_SECONDS: int = Field(gt=0)
-    NAME_PREFIX: str = "quench"
+    NAME_PREFIX: str = Field(pattern=r"^[0-9A-Za-z]")
     KMS_KEY_ARN: str | None = None
 
 
