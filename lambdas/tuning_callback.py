@@ -122,7 +122,7 @@ def state_machine_runs(callback: TuningCallback) -> bool:
 def find_callback(body: str) -> Callback | None:
     """The token, and the execution if it is legible, of a message however garbled."""
     token = re.search(r'"token"\s*:\s*"([a-zA-Z0-9]{10})"', body)
-    arn = re.search(r'"pipelineExecutionArn"\s*:\s*"(arn:[^"]+:pipeline/[^"]+)"', body)
+    arn = re.search(r'"(arn:[^:"\s]+:sagemaker:[^"\s]+:pipeline/[^"\s]+/execution/[^"\s]+)"', body)
     if token is None:
         return None
     return Callback(token=token[1], pipeline_execution_arn=arn[1] if arn else None)

@@ -132,7 +132,8 @@ def check(task: Task) -> dict[str, str]:
         raise MissingResultError(f"the tuning job {name_of(state)} does not exist")
     match job["status"]:
         case "Completed":
-            return {"status": "Completed", "custom_model_arn": job["outputModelArn"]}
+            done = {"status": "Completed", "custom_model_arn": job["outputModelArn"]}
+            return why_stopped(task) or done
         case "Failed":
             why = job.get("failureMessage") or "Bedrock gave no reason"
             return {"status": "Failed", "reason": f"Tuning job {name_of(state)} failed: {why}"}
@@ -266,17 +267,24 @@ def create_job(state: State) -> str:
 
 
 def why_over(task: Task) -> dict[str, str] | None:
-    """Status and reason if there is no point in going on, as time is up or the pipeline stopped."""
-    arn = task.state.pipeline_execution_arn
-    execution = client("sagemaker").describe_pipeline_execution(PipelineExecutionArn=arn)
-    status = execution["PipelineExecutionStatus"]
-    if status != "Executing":
-        return {"status": "Stopped", "reason": f"The pipeline execution is {status}."}
+    """Status and reason if there is no point in going on: the pipeline stopped, or time is up."""
+    if stopped := why_stopped(task):
+        return stopped
     if task.is_late:
         hours = environment.TIMEOUT_SECONDS / 3600
         reason = f"Tuning {name_of(task.state)} did not end within {hours:g} hours."
         return {"status": "TimedOut", "reason": reason}
     return None
+
+
+def why_stopped(task: Task) -> dict[str, str] | None:
+    """Status and reason if the pipeline execution does not go on."""
+    arn = task.state.pipeline_execution_arn
+    execution = client("sagemaker").describe_pipeline_execution(PipelineExecutionArn=arn)
+    status = execution["PipelineExecutionStatus"]
+    if status == "Executing":
+        return None
+    return {"status": "Stopped", "reason": f"The pipeline execution is {status}."}
 
 
 def name_of(callback: TuningCallback) -> str:

@@ -142,6 +142,7 @@ def test_a_message_delivered_twice_starts_one_state_machine(function, states, re
         (lambda body: body["arguments"].update(output_data="runs/"), ["output_data"]),
         (lambda body: body["arguments"].update(hyperparameter_epochCount=[2]), ["epochCount"]),
         (lambda body: body.update(status="Sleeping"), ["status", "Executing"]),
+        (lambda body: body.update(pipelineExecutionArn="arn:x"), ["pipelineExecutionArn"]),
         (lambda body: body.pop("arguments"), ["arguments: Field required"]),
     ],
 )

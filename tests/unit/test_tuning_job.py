@@ -250,10 +250,17 @@ def test_check_of_a_running_job(run, sagemaker, bedrock):
 
 
 @pytest.mark.parametrize("hours", [1, 25])
-def test_check_of_a_completed_job(run, bedrock, hours):
+def test_check_of_a_completed_job(run, sagemaker, bedrock, hours):
     expect_job(bedrock, "Completed", JOB, outputModelArn=MODEL)
+    expect_pipeline(sagemaker)
     result = run("check", hours, job_arn=JOB)
     assert (result["status"], result["custom_model_arn"]) == ("Completed", MODEL)
+
+
+def test_a_job_completed_for_a_stopped_pipeline_is_not_deployed(run, sagemaker, bedrock):
+    expect_job(bedrock, "Completed", JOB, outputModelArn=MODEL)
+    expect_pipeline(sagemaker, "Stopping")
+    assert run("check", job_arn=JOB)["status"] == "Stopped"
 
 
 def test_check_of_a_failed_job_and_its_callback(run, sagemaker, bedrock):
