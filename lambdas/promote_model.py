@@ -52,10 +52,10 @@ class PackageMetadata(BaseModel):
 
 
 class ServedModel(BaseModel):
-    """The parameter's value: what applications invoke, and why."""
+    """The parameter's value: what applications invoke, and why; all null before any approval."""
 
-    model_id: str
-    base_model: str
+    model_id: str | None
+    base_model: str | None
     custom_model: str | None
     model_package: str | None
     approved_at: AwareDatetime | None

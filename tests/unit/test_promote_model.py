@@ -14,13 +14,7 @@ PACKAGE = "arn:aws:sagemaker:us-east-1:123456789012:model-package/quench-models/
 MODEL = f"arn:aws:bedrock:us-east-1:123456789012:custom-model/{BASE}/abcdef123456"
 THROUGHPUT = "arn:aws:bedrock:us-east-1:123456789012:provisioned-model/111111111111"
 DEPLOYMENT = "arn:aws:bedrock:us-east-1:123456789012:custom-model-deployment/222222222222"
-AT_FIRST = {
-    "model_id": BASE,
-    "base_model": BASE,
-    "custom_model": None,
-    "model_package": None,
-    "approved_at": None,
-}
+AT_FIRST = dict.fromkeys(("model_id", "base_model", "custom_model", "model_package", "approved_at"))
 PROMOTED = {
     "model_id": DEPLOYMENT,
     "base_model": BASE,
