@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from bedrock.conversations import Conversation, Message, RecordError
 
+_UNUSUAL = re.compile(r"[^ -~\n]")
 _LINE_ENDS = re.compile(r"\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff]")
 _SPACES = re.compile(r"[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-_TRAILING_SPACE = re.compile(r"[ \t]+$", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 _PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"))
@@ -38,11 +38,12 @@ def normalise(text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RecordError("not valid UTF-8") from error
-    text = _LINE_ENDS.sub("\n", text)
-    text = _INVISIBLE.sub("", text)
-    text = _SPACES.sub(" ", text)
-    text = unicodedata.normalize("NFC", text)
-    text = _TRAILING_SPACE.sub("", text)
+    if _UNUSUAL.search(text):
+        text = _LINE_ENDS.sub("\n", text)
+        text = _INVISIBLE.sub("", text)
+        text = _SPACES.sub(" ", text)
+        text = unicodedata.normalize("NFC", text)
+    text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
     return _BLANK_LINES.sub("\n\n", text).strip()
 
 

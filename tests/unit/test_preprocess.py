@@ -615,11 +615,13 @@ def test_normalised_text_is_normal(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
 
 
+# Not getrusage, whose maximum a process inherits from the one that starts it.
 PEAK = """
-import resource, sys
+import re, sys
+from pathlib import Path
 from processing.preprocess import main
 code = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 sys.exit(code)
 """
 
@@ -651,8 +653,9 @@ def peak_memory(root: Path, rows: int, ending: str) -> int:
     return int(finished.stdout.splitlines()[-1])
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_memory_does_not_grow_with_the_dataset(tmp_path: Path, ending: str) -> None:
-    small = peak_memory(tmp_path / "small", 2_000, ending)
-    large = peak_memory(tmp_path / "large", 10_000, ending)
+    small = peak_memory(tmp_path / "small", 1_000, ending)
+    large = peak_memory(tmp_path / "large", 5_000, ending)
     assert large < 1.3 * small
