@@ -3,7 +3,8 @@
 The image is not opened: it carries this project's code, so its entry point runs here, with this
 interpreter, in the project's root. A job's folder, `<state_dir>/processing/<job name>`, stands for
 `/opt/ml`: the process finds it in `ML_ROOT`, and `/opt/ml` is rewritten to it in arguments and
-environment. With several instances, each has a folder `algo-<n>` in it.
+environment. With several instances, each has a folder `algo-<n>` in it. A module (`python3 -m …`)
+runs through `local/child.py`: it ends even when the cloud is killed.
 """
 
 import json
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from local.cloud import Cloud
 
 PROJECT_ROOT = Path(__file__).parents[2]
+CHILD = PROJECT_ROOT / "local" / "child.py"
 LOG_GROUP = "/aws/sagemaker/ProcessingJobs"
 MAX_MESSAGE = 1024
 SECONDS_TO_STOP = 5.0  # between SIGTERM and SIGKILL
@@ -227,16 +229,16 @@ class ProcessingJobs(Service):
             self._end(job, status, reason)
 
     def _end(self, job: Job, status: str, reason: str | None) -> None:
-        with self.lock:
-            job.status = status
-            job.failure_reason = reason[:MAX_MESSAGE] if reason else None
-            job.end_time = job.last_modified_time = datetime.now(UTC)
         try:
             if job.log_file.exists():
                 self._publish_log(job)
-            self._publish(job)
         finally:
+            with self.lock:
+                job.status = status
+                job.failure_reason = reason[:MAX_MESSAGE] if reason else None
+                job.end_time = job.last_modified_time = datetime.now(UTC)
             job.ended.set()
+        self._publish(job)
 
     def _prepare(self, job: Job, host: int) -> None:
         """Lay out one instance's `/opt/ml`: configuration, inputs, and folders for outputs."""
@@ -289,23 +291,23 @@ class ProcessingJobs(Service):
             try:
                 for host in range(job.instance_count):
                     processes.append(self._start_process(job, host, log))
+                codes = [process.poll() for process in processes]
                 # When one instance fails, the job has failed: the others need not finish.
-                while any(p.poll() is None for p in processes) and not any(
-                    p.returncode for p in processes
-                ):
+                while None in codes and not any(codes):
                     if job.stop_requested.wait(0.02):
                         raise JobStopped
                     if time.monotonic() > deadline:
                         raise JobStopped(f"MaxRuntimeExceeded: ran longer than {limit} seconds.")
+                    codes = [process.poll() for process in processes]
             finally:
                 _end_processes(processes)
-        for host, process in enumerate(processes):
-            message = _read_message(job.root(host))
-            job.exit_message = job.exit_message or message
-            if process.returncode:
+        messages = [_read_message(job.root(host)) for host in range(job.instance_count)]
+        for code, message in zip(codes, messages, strict=True):
+            if code:
                 job.exit_message = message
                 why = message or "See job logs for more information"
-                raise JobFailed(f"AlgorithmError: {why}, exit code: {process.returncode}")
+                raise JobFailed(f"AlgorithmError: {why}, exit code: {code}")
+        job.exit_message = next(filter(None, messages), None)
 
     def _start_process(self, job: Job, host: int, log: BinaryIO) -> "subprocess.Popen[bytes]":
         root = job.root(host)
@@ -319,6 +321,8 @@ class ProcessingJobs(Service):
         ]
         if command[0] in ("python", "python3"):
             command[0] = sys.executable
+            if command[1:2] == ["-m"]:
+                command[1] = str(CHILD)
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         given = job.request.get("Environment", {})
         environment = {
@@ -334,7 +338,7 @@ class ProcessingJobs(Service):
                 command,
                 cwd=PROJECT_ROOT,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -465,7 +469,7 @@ def _end_processes(processes: "list[subprocess.Popen[bytes]]") -> None:
             continue
     for process in processes:
         _signal_group(process, signal.SIGKILL)
-        process.wait()
+        process.communicate()
 
 
 def _signal_group(process: "subprocess.Popen[bytes]", number: int) -> None:

@@ -242,10 +242,9 @@ class ModelRegistry(Service):
             for key in request.get("CustomerMetadataPropertiesToRemove", []):
                 package.metadata.pop(key, None)
             package.request.update({name: request[name] for name in _UPDATED if name in request})
-            package.request["AdditionalInferenceSpecifications"] = [
-                *package.request.get("AdditionalInferenceSpecifications", []),
-                *request.get("AdditionalInferenceSpecificationsToAdd", []),
-            ]
+            if added := request.get("AdditionalInferenceSpecificationsToAdd"):
+                existing = package.request.get("AdditionalInferenceSpecifications", [])
+                package.request["AdditionalInferenceSpecifications"] = existing + added
             package.last_modified_time = datetime.now(UTC)
         self._publish_package(package)
         return {"ModelPackageArn": package.arn}

@@ -14,6 +14,9 @@ RESOURCE_LIMIT = "SageMaker.RESOURCE_LIMIT"
 EXCEPTION_TYPES = frozenset(
     {SERVICE_FAULT, THROTTLING, JOB_INTERNAL_ERROR, CAPACITY_ERROR, RESOURCE_LIMIT}
 )
+_SERVICE_FAULT_CODES = frozenset(
+    {"InternalFailure", "InternalServerError", "InternalServerException", "ServiceUnavailable"}
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def exception_type_of_error(error: ClientError) -> str | None:
         return THROTTLING
     if code == "ResourceLimitExceeded":
         return RESOURCE_LIMIT
-    return SERVICE_FAULT if status >= 500 else None
+    return SERVICE_FAULT if status >= 500 or code in _SERVICE_FAULT_CODES else None
 
 
 def exception_type_of_job(failure_reason: str) -> str | None:
