@@ -3,16 +3,25 @@
 import os
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
 import boto3
 from botocore.config import Config
+from moto.core.base_backend import BackendDict
+from moto.core.model_instances import reset_model_data
 
+from local import assets
+from local.cloudformation import CloudFormation
 from local.config import LocalConfig
+from local.events import Events
 from local.faults import Faults
+from local.functions import Functions
 from local.protocol import Service
+from local.queues import Queues
 from local.server import Gateway, Server
+from local.statemachines import StateMachines
 
 ACCESS_KEY = "quench"
 SECRET_KEY = "quench"  # noqa: S105 - any key does: the cloud checks no signature
@@ -25,11 +34,21 @@ class Cloud:
     """
 
     _running: ClassVar["Cloud | None"] = None
+    _one_at_a_time: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, config: LocalConfig | None = None) -> None:
         self.config = config or LocalConfig()
         self.faults = Faults()
         self.services: dict[str, Service] = {}
+        self.functions = Functions(self)
+        self.events = Events(self)
+        self._engines = (
+            self.functions,
+            self.events,
+            Queues(self),
+            StateMachines(self),
+            CloudFormation(self),
+        )
         self._server: Server | None = None
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
@@ -41,17 +60,22 @@ class Cloud:
 
     def start(self) -> None:
         """Listen. Raises `RuntimeError` if another cloud runs in this process."""
-        if Cloud._running is not None:
-            raise RuntimeError(
-                f"A cloud already runs in this process, at {Cloud._running.endpoint}: "
-                "stop it first, or start this one in a process of its own."
-            )
-        self.config.state_dir.mkdir(parents=True, exist_ok=True)
-        self._server = Server(Gateway(self.services, self.faults), self.config.port)
-        Cloud._running = self
-        os.environ["MOTO_PORT"] = str(self._server.port)
-        self._server.start()
+        with Cloud._one_at_a_time:
+            if Cloud._running is not None:
+                raise RuntimeError(
+                    f"A cloud already runs in this process, at {Cloud._running.endpoint}: "
+                    "stop it first, or start this one in a process of its own."
+                )
+            self.config.state_dir.mkdir(parents=True, exist_ok=True)
+            self._server = Server(Gateway(self.services, self.faults), self.config.port)
+            Cloud._running = self
+        BackendDict.reset()
+        reset_model_data()
+        os.environ["MOTO_ACCOUNT_ID"] = self.config.account_id
+        for engine in self._engines:
+            engine.start()
         self.register(_services(self))
+        self._server.start()
         for service in self.services.values():
             service.start()
 
@@ -59,10 +83,14 @@ class Cloud:
         """End everything the cloud runs, and forget moto's state."""
         if self._server is None:
             return
-        for service in self.services.values():
+        for service in reversed(self.services.values()):
             service.stop()
+        for engine in reversed(self._engines):
+            engine.stop()
         self._server.stop()
         self._server = None
+        BackendDict.reset()
+        reset_model_data()
         Cloud._running = None
 
     def __enter__(self) -> "Cloud":
@@ -110,6 +138,19 @@ class Cloud:
                     config=Config(max_pool_connections=50, s3={"addressing_style": "path"}),
                 )
             return self._clients[service]
+
+    def publish_event(
+        self, source: str, detail_type: str, detail: dict[str, Any], resources: list[str]
+    ) -> None:
+        """Put an event on EventBridge's default bus, as the service `source` does."""
+        self.events.publish(source, detail_type, detail, resources)
+
+    def deploy(self, cloud_assembly: Path) -> dict[str, str]:
+        """Create, or update, the stacks of a CDK cloud assembly. Returns their outputs by key.
+
+        Raises `local.assets.DeploymentError`.
+        """
+        return assets.deploy(self, cloud_assembly)
 
 
 def _services(cloud: Cloud) -> list[Service]:

@@ -80,6 +80,8 @@ class Gateway:
     ) -> Iterable[bytes]:
         try:
             return self._moto(environ, start_response)
+        except ServiceError as error:
+            answer = error_response(name, error)
         except NotImplementedError as error:
             message = f"The embedded cloud does not implement this call of {name}: {error}"
             answer = error_response(name, ServiceError("NotImplemented", message, 501))
