@@ -51,8 +51,8 @@ def conversation_of(row: object, columns: Columns) -> Conversation:
     """The conversation a row holds, normalised. Raises RecordError saying why there is none.
 
     Forms: columns named by setting; chat (`messages`, in which the first may be of role `system`);
-    prompt and completion; question and answer; instruction, input and output. All but the first may
-    have a `system`. Names are read without regard to case.
+    prompt and completion; question and answer; instruction, input and output. Each may have a
+    `system`. Names are read without regard to case.
     """
     if not isinstance(row, Mapping):
         raise RecordError("not an object")
