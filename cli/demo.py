@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
-from rich.text import Text
 
 from cli import result, view
 from cli.errors import CommandError, needs
@@ -147,15 +147,12 @@ class Demo:
     def tune(self) -> None:
         """Follow the execution that the upload started to its end."""
         self._execution_arn = self._wait(
-            "the upload to start a pipeline execution",
-            self._started_execution,
-            START_SECONDS,
-            "start_tuning",
+            "the upload to start a pipeline execution", self._started_execution, START_SECONDS
         )
         self._progress.note(
             "tune", f"{self._outputs['PipelineName']}, execution {self._execution_id}"
         )
-        status = self._wait("the pipeline execution to end", self._look, None, "")
+        status = self._wait("the pipeline execution to end", self._look, math.inf)
         failed = next((step for step in self._progress.steps if step.failed), None)
         if failed:
             raise CommandError(
@@ -166,12 +163,12 @@ class Demo:
             described = self._describe_execution()
             raise CommandError(
                 f"The pipeline execution {status.lower()}: {described.get('FailureReason', '')}",
-                f"Logs are in {self._state_dir}",
+                f"Logs are in {self._state_dir / 'logs'}",
             )
         unfinished = [s.name for s in self._progress.steps if s.status != "Succeeded"]
         if unfinished:
             raise CommandError(f"The pipeline execution succeeded without {', '.join(unfinished)}.")
-        self._wait("the state machine to end", self._machine_ended, START_SECONDS, "tuning_job")
+        self._wait("the state machine to end", self._machine_ended, START_SECONDS)
 
     def approve(self) -> None:
         """Approve the registered version, as an approver would."""
@@ -201,9 +198,7 @@ class Demo:
             self._outcome.parameter = result.Parameter(name=name, value=value)
             return value if json.loads(value)["custom_model"] == custom_model else None
 
-        value = self._wait(
-            f"{name} to name the model", promoted, PROMOTION_SECONDS, "promote_model"
-        )
+        value = self._wait(f"{name} to name the model", promoted, PROMOTION_SECONDS)
         model_id = json.loads(value)["model_id"]
         deployment = self._bedrock.get_custom_model_deployment(
             customModelDeploymentIdentifier=model_id
@@ -334,20 +329,21 @@ class Demo:
         return {output["Name"]: output["Value"] for output in outputs}
 
     def _log_of(self, step: Step) -> Path:
-        return self._state_dir / "logs"
+        """The log to read when a step failed: a job's own, or those of the functions behind it."""
+        logs = self._state_dir / "logs"
+        if "ProcessingJob" in step.metadata:
+            job = step.metadata["ProcessingJob"]["Arn"].rpartition("/")[2]
+            return logs / "processing" / f"{job}.log"
+        return logs
 
-    def _wait(
-        self, what: str, look: Callable[[], T | None], seconds: float | None, function: str
-    ) -> T:
-        """Look until there is something, for some seconds, and never past the demo's deadline."""
-        deadline = self._deadline
-        if seconds is not None:
-            deadline = min(deadline, time.monotonic() + seconds)
+    def _wait(self, what: str, look: Callable[[], T | None], seconds: float) -> T:
+        """Look until there is something: for some seconds, and never past the demo's deadline."""
+        deadline = min(self._deadline, time.monotonic() + seconds)
         while (found := look()) is None:
             if time.monotonic() > deadline:
                 raise CommandError(
                     f"Waited in vain for {what}.",
-                    f"Logs are in {self._state_dir / 'logs'}",
+                    f"The functions' logs are in {self._state_dir / 'logs'}",
                 )
             time.sleep(LOOK_SECONDS)
         return found

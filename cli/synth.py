@@ -17,7 +17,7 @@ def load_settings(path: Path | None) -> "Settings":
     CommandError
         Says which setting is wrong and what is allowed.
     """
-    with needs("local"):
+    with needs("definitions"):
         from workflows.settings import Settings, SettingsError
 
     try:
@@ -29,7 +29,7 @@ def load_settings(path: Path | None) -> "Settings":
 def write_assembly(settings: Path | None, outdir: Path) -> Path:
     """Synthesize every stack into a folder; starts Node, which takes several seconds."""
     loaded = load_settings(settings)
-    with needs("local"):
+    with needs("definitions"):
         from infrastructure.app import synthesize
         from infrastructure.assets import AssetError
 

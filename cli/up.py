@@ -1,5 +1,6 @@
 """The embedded cloud, with the tuning stack deployed in it: synthesize, start, deploy, serve."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from local.cloud import Cloud
 
 SYNTHESIS_TIMEOUT_SECONDS = 180.0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 EXPORTED = (
     "AWS_ENDPOINT_URL",
     "AWS_ACCESS_KEY_ID",
@@ -63,6 +65,8 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", dict[str, str]]
     state_dir = (options.state_dir or settings.local.state_dir).resolve()
     require_free(port)
     state_dir.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(filename=state_dir / "cloud.log", format=LOG_FORMAT)
+    logging.captureWarnings(True)
     cloud = Cloud(
         LocalConfig(
             port=port,
