@@ -86,6 +86,7 @@ class Pipelines(ProcessingJobs):
                     f"Pipeline with name ({name}) already exists."
                 )
             self._pipelines[name] = pipeline
+            self.keep_tags(pipeline.arn, request)
         return {"PipelineArn": pipeline.arn}
 
     def update_pipeline(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -160,6 +161,7 @@ class Pipelines(ProcessingJobs):
                     f"The pipeline {pipeline.name} has running executions: {', '.join(active)}.",
                 )
             del self._pipelines[pipeline.name]
+            self.drop_tags(pipeline.arn)
         return {"PipelineArn": pipeline.arn}
 
     def start_pipeline_execution(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local.protocol import Service, ServiceError
+from local.protocol import ServiceError
 from local.sagemaker.expressions import timestamp
 from local.sagemaker.requests import (
     invalid,
@@ -36,6 +36,7 @@ from local.sagemaker.requests import (
     refuse,
     within,
 )
+from local.sagemaker.resources import Resources
 
 if TYPE_CHECKING:
     from local.cloud import Cloud
@@ -112,12 +113,11 @@ class Job:
         )
 
 
-class ProcessingJobs(Service):
+class ProcessingJobs(Resources):
     """The operations on processing jobs."""
 
     def __init__(self, cloud: "Cloud") -> None:
-        self.cloud = cloud
-        self.lock = threading.RLock()
+        super().__init__(cloud)
         self._jobs: dict[str, Job] = {}
 
     def stop(self) -> None:
@@ -128,11 +128,6 @@ class ProcessingJobs(Service):
         for job in jobs:
             if job.thread is not None:
                 job.thread.join()
-
-    def arn(self, kind: str, name: str) -> str:
-        """The ARN of a SageMaker resource; SageMaker writes names in them in lower case."""
-        config = self.cloud.config
-        return f"arn:aws:sagemaker:{config.region}:{config.account_id}:{kind}/{name.lower()}"
 
     def ended(self, name: str) -> threading.Event:
         """Set when the job of this name has ended."""
@@ -159,6 +154,7 @@ class ProcessingJobs(Service):
                     f"this name already exists ({job.arn})",
                 )
             self._jobs[name] = job
+            self.keep_tags(job.arn, request)
             job.thread = threading.Thread(target=self._run, args=(job,), name=job.arn, daemon=True)
             job.thread.start()
         return {"ProcessingJobArn": job.arn}

@@ -1,14 +1,14 @@
 """The Model Registry: model package groups and the model packages in them."""
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from local.protocol import Service, ServiceError
+from local.protocol import ServiceError
 from local.sagemaker.expressions import timestamp
 from local.sagemaker.requests import invalid, is_descending, page, present, refuse, within
+from local.sagemaker.resources import Resources
 
 if TYPE_CHECKING:
     from local.cloud import Cloud
@@ -122,28 +122,28 @@ class ModelPackageGroup:
         )
 
 
-class ModelRegistry(Service):
+class ModelRegistry(Resources):
     """The operations of the Model Registry, on versioned model packages."""
 
     def __init__(self, cloud: "Cloud") -> None:
-        self.cloud = cloud
+        super().__init__(cloud)
         self._groups: dict[str, ModelPackageGroup] = {}
         self._package_by_token: dict[str, ModelPackage] = {}
-        self._registry_lock = threading.Lock()
 
     def create_model_package_group(self, request: dict[str, Any]) -> dict[str, Any]:
         refuse(request, "ManagedConfiguration")
         name = request["ModelPackageGroupName"]
         group = ModelPackageGroup(
             name=name,
-            arn=self._arn("model-package-group", name),
+            arn=self.arn("model-package-group", name),
             description=request.get("ModelPackageGroupDescription"),
             creation_time=datetime.now(UTC),
         )
-        with self._registry_lock:
+        with self.lock:
             if name in self._groups:
                 raise invalid(f"Model Package Group already exists: {group.arn}")
             self._groups[name] = group
+            self.keep_tags(group.arn, request)
         return {"ModelPackageGroupArn": group.arn}
 
     def describe_model_package_group(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class ModelRegistry(Service):
 
     def delete_model_package_group(self, request: dict[str, Any]) -> dict[str, Any]:
         group = self._group(request["ModelPackageGroupName"])
-        with self._registry_lock:
+        with self.lock:
             if group.packages:
                 raise ServiceError(
                     "ConflictException",
@@ -175,6 +175,7 @@ class ModelRegistry(Service):
                     "model packages: delete them first.",
                 )
             del self._groups[group.name]
+            self.drop_tags(group.arn)
         return {}
 
     def create_model_package(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -185,12 +186,12 @@ class ModelRegistry(Service):
             )
         token = request.get("ClientToken")
         group = self._group(request["ModelPackageGroupName"])
-        with self._registry_lock:
+        with self.lock:
             if token in self._package_by_token:
                 return {"ModelPackageArn": self._package_by_token[token].arn}
             group.last_version += 1
             package = ModelPackage(
-                arn=f"{self._arn('model-package', group.name)}/{group.last_version}",
+                arn=f"{self.arn('model-package', group.name)}/{group.last_version}",
                 group_name=group.name,
                 version=group.last_version,
                 request=request,
@@ -199,6 +200,7 @@ class ModelRegistry(Service):
                 metadata=dict(request.get("CustomerMetadataProperties", {})),
             )
             group.packages[package.arn] = package
+            self.keep_tags(package.arn, request)
             if token is not None:
                 self._package_by_token[token] = package
         self._publish_package(package)
@@ -233,7 +235,7 @@ class ModelRegistry(Service):
     def update_model_package(self, request: dict[str, Any]) -> dict[str, Any]:
         refuse(request, "ModelPackageRegistrationType")
         package = self._package(request["ModelPackageArn"])
-        with self._registry_lock:
+        with self.lock:
             package.approval_status = request.get("ModelApprovalStatus", package.approval_status)
             package.approval_description = request.get(
                 "ApprovalDescription", package.approval_description
@@ -251,7 +253,9 @@ class ModelRegistry(Service):
 
     def delete_model_package(self, request: dict[str, Any]) -> dict[str, Any]:
         package = self._package(request["ModelPackageName"])
-        del self._groups[package.group_name].packages[package.arn]
+        with self.lock:
+            del self._groups[package.group_name].packages[package.arn]
+            self.drop_tags(package.arn)
         return {}
 
     def _group(self, name_or_arn: str) -> ModelPackageGroup:
@@ -265,10 +269,6 @@ class ModelRegistry(Service):
             if arn in group.packages:
                 return group.packages[arn]
         raise invalid(f"ModelPackage {arn} does not exist.")
-
-    def _arn(self, kind: str, name: str) -> str:
-        config = self.cloud.config
-        return f"arn:aws:sagemaker:{config.region}:{config.account_id}:{kind}/{name.lower()}"
 
     def _publish_package(self, package: ModelPackage) -> None:
         described: Mapping[str, Any] = package.describe()

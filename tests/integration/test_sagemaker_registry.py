@@ -180,3 +180,20 @@ def test_registration_and_decision_reach_eventbridge(cloud: Cloud, group: str) -
     assert details["Approved"]["CustomerMetadataProperties"] == {"custom_model": "arn:x"}
     assert "LastModifiedTime" in details["Approved"]
     assert received[0]["resources"] == [arn]
+
+
+def test_tags_are_kept_and_changed(cloud: Cloud, group: str) -> None:
+    sagemaker = cloud.client("sagemaker")
+    arn = register(cloud, group, Tags=[{"Key": "game", "Value": "emberfall"}])
+    sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "team", "Value": "lore"}])
+    sagemaker.delete_tags(ResourceArn=arn, TagKeys=["game"])
+    assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "team", "Value": "lore"}]
+    sagemaker.delete_model_package(ModelPackageName=arn)
+    with pytest.raises(sagemaker.exceptions.ResourceNotFound):
+        sagemaker.list_tags(ResourceArn=arn)
+
+
+def test_operations_that_nothing_runs_are_refused_by_name(cloud: Cloud) -> None:
+    with pytest.raises(ClientError, match="sagemaker:CreateEndpoint") as caught:
+        cloud.client("sagemaker").create_endpoint(EndpointName="e", EndpointConfigName="c")
+    assert caught.value.response["Error"]["Code"] == "NotImplemented"
