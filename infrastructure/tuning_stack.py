@@ -30,7 +30,7 @@ from aws_cdk import aws_ssm as ssm
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from bedrock.models import find_model
+from bedrock.models import FoundationModel, find_model
 from infrastructure.assets import function_layer, stage_rooms
 from workflows.settings import Settings
 from workflows.tuning_pipeline import TuningResources, placeholders, tuning_pipeline
@@ -224,8 +224,8 @@ class TuningStack(Stack):
             "bedrock",
             ("InvokeModel",),
             [
-                self._foundation_model_arn(self.base_model.invoke_id),
-                self._foundation_model_arn(embedding.invoke_id),
+                *self._invocation_arns(self.base_model),
+                *self._invocation_arns(embedding),
                 self._arn("bedrock", "custom-model-deployment/*"),
                 self._arn("bedrock", "provisioned-model/*"),
             ],
@@ -592,6 +592,14 @@ class TuningStack(Stack):
             self._arn("bedrock", f"{kind}/*")
             for kind in ("model-customization-job", "custom-model", "custom-model-deployment")
         ]
+
+    def _invocation_arns(self, model: FoundationModel) -> list[str]:
+        """A model, and where it is invoked by one, its inference profile."""
+        plain_id = find_model(model.invoke_id).id
+        arns = [self._foundation_model_arn(plain_id)]
+        if model.invoke_id != plain_id:
+            arns.append(self._arn("bedrock", f"inference-profile/{model.invoke_id}"))
+        return arns
 
     def _foundation_model_arn(self, model_id: str) -> str:
         return f"arn:{self.partition}:bedrock:*::foundation-model/{model_id}"

@@ -126,3 +126,11 @@ def test_schedule_is_only_there_when_it_is_set(template: dict[str, Any], tmp_pat
     unscheduled = synthesize(Settings(), tmp_path, cache=ROOT / ".quench" / "cache", code="golden")
     text = (unscheduled / "QuenchTuning.template.json").read_text()
     assert of_type(json.loads(text), "AWS::Scheduler::Schedule") == []
+
+
+def test_a_model_behind_an_inference_profile_may_be_invoked_by_it(tmp_path: Path) -> None:
+    settings = Settings(tuning={"base_model": "amazon.nova-2-lite-v1:0:256k"})
+    assembly = synthesize(settings, tmp_path, cache=ROOT / ".quench" / "cache", code="golden")
+    text = (assembly / "QuenchTuning.template.json").read_text()
+    assert "foundation-model/amazon.nova-2-lite-v1:0" in text
+    assert "inference-profile/us.amazon.nova-2-lite-v1:0" in text
