@@ -6,7 +6,7 @@ import io
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moto.core.request import Request
 from moto.moto_server.werkzeug_app import (
@@ -36,7 +36,7 @@ class Gateway:
     def __init__(self, services: Mapping[str, Service], faults: Faults) -> None:
         self._services = services
         self._faults = faults
-        self._moto: WSGIApplication = DomainDispatcherApplication(create_backend_app)
+        self._moto: WSGIApplication = _Moto(create_backend_app)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         name = _signed_service(environ)
@@ -55,7 +55,7 @@ class Gateway:
                 return response(environ, start_response)
         if ours:
             environ["wsgi.input"].seek(0)
-        return self._ask_moto(name, environ, start_response)
+        return self._ask_moto(name, environ)(environ, start_response)
 
     def _answer(self, name: str, request: Request) -> Response | None:
         """Our answer to a call, or None if it is moto's to answer."""
@@ -75,21 +75,32 @@ class Gateway:
             message = f"{name}:{operation.name} failed in the embedded cloud: {error!r}"
             return error_response(name, ServiceError("InternalFailure", message, 500))
 
-    def _ask_moto(
-        self, name: str, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def _ask_moto(self, name: str, environ: WSGIEnvironment) -> Response:
         try:
-            return self._moto(environ, start_response)
+            response = Response.from_app(self._moto, environ)
+            # moto's own answers are XML or JSON: HTML says that no route of its was found.
+            if response.status_code in (404, 405) and response.mimetype == "text/html":
+                raise NotImplementedError
         except ServiceError as error:
-            answer = error_response(name, error)
+            return error_response(name, error)
         except NotImplementedError as error:
-            message = f"The embedded cloud does not implement this call of {name}: {error}"
-            answer = error_response(name, ServiceError("NotImplemented", message, 501))
+            operation = _operation_name(name, environ)
+            message = f"The embedded cloud does not implement {name}:{operation}. {error}".rstrip()
+            return error_response(name, ServiceError("NotImplemented", message, 501))
         except Exception as error:
             log.exception("moto failed on %s %s", environ["REQUEST_METHOD"], environ["PATH_INFO"])
-            message = f"The embedded cloud failed on this call of {name}: {error!r}"
-            answer = error_response(name, ServiceError("InternalFailure", message, 500))
-        return answer(environ, start_response)
+            operation = _operation_name(name, environ)
+            message = f"{name}:{operation} failed in the embedded cloud: {error!r}"
+            return error_response(name, ServiceError("InternalFailure", message, 500))
+        return response
+
+
+class _Moto(DomainDispatcherApplication):
+    def get_backend_for_host(self, host: str | None) -> Any:
+        backend = super().get_backend_for_host(host)
+        if backend is None and host is not None:
+            raise NotImplementedError("It has no such service.")
+        return backend
 
 
 class Server:
@@ -132,6 +143,15 @@ def _signed_service(environ: WSGIEnvironment) -> str | None:
     if len(parts) < 5:
         return None
     return SIGNING_ALIASES.get(parts[-2], parts[-2])
+
+
+def _operation_name(name: str, environ: WSGIEnvironment) -> str:
+    """The operation a request calls, as far as its head tells."""
+    if target := environ.get("HTTP_X_AMZ_TARGET"):
+        return str(target).rpartition(".")[2]
+    if matched := match_operation(name, Request(environ, populate_request=False)):
+        return str(matched[0].name)
+    return f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
 
 
 def _keep_body(environ: WSGIEnvironment) -> None:

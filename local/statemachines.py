@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from moto.core.config import default_user_config
+from moto.core.exceptions import AWSError
 from moto.core.responses import ActionResult
 from moto.stepfunctions import models
 from moto.stepfunctions.exceptions import InvalidName
@@ -69,6 +70,7 @@ class StateMachines:
     def start(self) -> None:
         default_user_config["stepfunctions"] = {"execute_state_machine": True}
         patches = self._patches
+        patches.wrap(AWSError, "__init__", _with_code)
         # One store for machines that CloudFormation makes and those the API makes.
         patches.replace(models, "stepfunctions_backends", stepfunctions_parser_backends)
         patches.wrap(AmazonStateLanguageParser, "parse", self._parse)
@@ -223,6 +225,20 @@ class StateMachines:
             detail,
             [execution.exec_arn],
         )
+
+
+def _with_code(original: Callable[..., None]) -> Callable[..., None]:
+    def __init__(
+        error: AWSError,
+        message: str = "",
+        exception_type: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        # The interpreter's errors have a class for each code, and no `TYPE`, which moto answers.
+        name = exception_type or error.TYPE or type(error).__name__
+        original(error, message or name, name, status)
+
+    return __init__
 
 
 def _milliseconds(moment: datetime) -> int:
