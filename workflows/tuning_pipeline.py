@@ -105,6 +105,14 @@ def tuning_pipeline(
         execution = ExecutionVariables.PIPELINE_EXECUTION_ID
         return Join(on="/", values=["s3:/", resources.data_bucket, "runs", execution, *path])
 
+    def output(name: str, upload_mode: str = "EndOfJob") -> ProcessingOutput:
+        return ProcessingOutput(
+            output_name=name,
+            source=f"{OUTPUT}/{name}",
+            destination=run_folder(name),
+            s3_upload_mode=upload_mode,
+        )
+
     def processor(module: str) -> Processor:
         return Processor(
             role=resources.role_arn,
@@ -126,10 +134,9 @@ def tuning_pipeline(
                 )
             ],
             outputs=[
-                ProcessingOutput(
-                    output_name=name, source=f"{OUTPUT}/{name}", destination=run_folder(name)
-                )
-                for name in ("train", "validation", "test", "rejected", "report")
+                *(output(name) for name in ("train", "validation", "test")),
+                # These two matter most when the job fails, and then only Continuous ones are kept.
+                *(output(name, upload_mode="Continuous") for name in ("rejected", "report")),
             ],
             arguments=_arguments(
                 {
@@ -181,12 +188,7 @@ def tuning_pipeline(
                     destination=f"{INPUT}/training",
                 ),
             ],
-            outputs=[
-                ProcessingOutput(
-                    output_name=name, source=f"{OUTPUT}/{name}", destination=run_folder(name)
-                )
-                for name in ("evaluation", "model")
-            ],
+            outputs=[output("evaluation", upload_mode="Continuous"), output("model")],
             arguments=_arguments(
                 {
                     "base-model": base_model,

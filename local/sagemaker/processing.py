@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -210,8 +210,12 @@ class ProcessingJobs(Resources):
             for host in range(job.instance_count):
                 self._prepare(job, host)
             job.start_time = datetime.now(UTC)
-            self._run_processes(job)
-            self._upload(job)
+            try:
+                self._run_processes(job)
+            except JobFailed:
+                self._upload(job, [output for output in job.outputs if is_continuous(output)])
+                raise
+            self._upload(job, job.outputs)
         except JobStopped as stopped:
             status, reason = "Stopped", str(stopped) or None
         except JobFailed as failed:
@@ -342,9 +346,9 @@ class ProcessingJobs(Resources):
         except OSError as error:
             raise JobFailed(f"AlgorithmError: Cannot run {command[0]}: {error}") from error
 
-    def _upload(self, job: Job) -> None:
+    def _upload(self, job: Job, outputs: Iterable[Mapping[str, Any]]) -> None:
         s3 = self.cloud.client("s3")
-        for output in job.outputs:
+        for output in outputs:
             bucket, prefix = split_uri(output["S3Output"]["S3Uri"])
             for host in range(job.instance_count):
                 folder = job.local_path(output["S3Output"]["LocalPath"], host)
@@ -379,6 +383,11 @@ class ProcessingJobs(Resources):
         self.cloud.publish_event(
             "aws.sagemaker", "SageMaker Processing Job State Change", detail, [job.arn]
         )
+
+
+def is_continuous(output: Mapping[str, Any]) -> bool:
+    """Whether an output is uploaded even if the job fails; here, too, only when the job ends."""
+    return bool(output["S3Output"]["S3UploadMode"] == "Continuous")
 
 
 def at_root(text: str, root: Path) -> str:
@@ -432,11 +441,6 @@ def _check(request: Mapping[str, Any]) -> None:
     for item in request.get("ProcessingOutputConfig", {}).get("Outputs", []):
         refuse(item, "FeatureStoreOutput", "AppManaged")
         _check_channel(item["OutputName"], item.get("S3Output"), names)
-        if item["S3Output"]["S3UploadMode"] != "EndOfJob":
-            raise invalid(
-                f"The output '{item['OutputName']}' has S3UploadMode Continuous: "
-                "the embedded cloud supports EndOfJob only."
-            )
 
 
 def _check_channel(name: str, s3: Mapping[str, Any] | None, names: set[str]) -> None:

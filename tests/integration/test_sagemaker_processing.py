@@ -245,6 +245,27 @@ def test_a_job_that_fails_says_why(
     assert ended.get("ExitMessage") == exit_message
 
 
+def test_a_job_that_fails_leaves_its_continuous_outputs(cloud: Cloud, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\n"
+        "for name in ('kept', 'lost'):\n"
+        "    root = os.environ['ML_ROOT']\n"
+        "    open(f'{root}/processing/output/{name}/file', 'w').write(name)\n"
+        "sys.exit(1)\n"
+    )
+    outputs = [
+        s3_output("kept", "s3://data/of-failed/kept", mode="Continuous"),
+        s3_output("lost", "s3://data/of-failed/lost"),
+    ]
+    cloud.client("sagemaker").create_processing_job(
+        **request("leaves-outputs", script, ProcessingOutputConfig={"Outputs": outputs})
+    )
+    assert end_of(cloud, "leaves-outputs")["ProcessingJobStatus"] == "Failed"
+    listing = cloud.client("s3").list_objects_v2(Bucket="data", Prefix="of-failed/")
+    assert [item["Key"] for item in listing["Contents"]] == ["of-failed/kept/file"]
+
+
 def test_a_job_without_its_data_fails(cloud: Cloud, tmp_path: Path) -> None:
     job = request(
         "no-data",
@@ -313,14 +334,6 @@ def test_a_job_may_not_run_longer_than_its_limit(cloud: Cloud, tmp_path: Path) -
         (
             {"ProcessingInputs": [s3_input("x", "s3://data/in", LocalPath="/opt/ml/../etc")]},
             "LocalPath of 'x'",
-        ),
-        (
-            {
-                "ProcessingOutputConfig": {
-                    "Outputs": [s3_output("x", "s3://data/out", mode="Continuous")]
-                }
-            },
-            "S3UploadMode Continuous",
         ),
         ({"NetworkConfig": {"EnableNetworkIsolation": True}}, "EnableNetworkIsolation"),
     ],
