@@ -1,12 +1,13 @@
 """The demo: a dataset taken through the whole loop by calls that any AWS client could make."""
 
 import csv
+import fcntl
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 DATASET = Path("examples/emberfall/dialogues.jsonl")
 FOLDER = Path(".quench/demo")
 STATE_DIR = FOLDER / "cloud"
+LOCK_FILE = Path(".quench/demo.lock")
 LOOK_SECONDS = 1.0
 START_SECONDS = 60.0
 PROMOTION_SECONDS = 120.0
@@ -95,8 +97,9 @@ def run(options: DemoOptions, console: Console, plain: bool) -> DemoResult:
 
 def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> None:
     deadline = time.monotonic() + options.timeout_seconds
-    shutil.rmtree(FOLDER, ignore_errors=True)
     with ExitStack() as stack:
+        stack.enter_context(_only_demo_here())
+        shutil.rmtree(FOLDER, ignore_errors=True)
         with progress.phase("start"):
             cloud, outputs = stack.enter_context(
                 running_cloud(UpOptions(options.settings, options.port, STATE_DIR, options.model))
@@ -110,6 +113,21 @@ def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> None:
             demo.approve()
         with progress.phase("promote"):
             demo.promote()
+
+
+@contextmanager
+def _only_demo_here() -> Iterator[None]:
+    """Each demo clears the folder of the one before: two at once would spoil each other."""
+    LOCK_FILE.parent.mkdir(parents=True, exist_ok=True)
+    with LOCK_FILE.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CommandError(
+                f"Another demo runs here ({LOCK_FILE} is locked).",
+                "Wait for it to end, or run this one in another folder.",
+            ) from error
+        yield
 
 
 class Demo:
@@ -157,7 +175,7 @@ class Demo:
         if failed:
             raise CommandError(
                 f"{failed.name} {failed.status.lower()}: {failed.failure_reason}",
-                f"Its log is in {self._log_of(failed)}",
+                self._to_read(failed),
             )
         if status != "Succeeded":
             described = self._describe_execution()
@@ -328,13 +346,15 @@ class Demo:
         outputs = step.metadata.get("Callback", {}).get("OutputParameters", [])
         return {output["Name"]: output["Value"] for output in outputs}
 
-    def _log_of(self, step: Step) -> Path:
-        """The log to read when a step failed: a job's own, or those of the functions behind it."""
+    def _to_read(self, step: Step) -> str:
+        """Where a failed step left its log: a job's own, or those of the functions behind it."""
         logs = self._state_dir / "logs"
-        if "ProcessingJob" in step.metadata:
-            job = step.metadata["ProcessingJob"]["Arn"].rpartition("/")[2]
-            return logs / "processing" / f"{job}.log"
-        return logs
+        arn = step.metadata.get("ProcessingJob", {}).get("Arn", "")
+        for log in (logs / "processing").glob("*.log"):
+            if log.stem.lower() == arn.rpartition("/")[2].lower():  # the ARN is in lower case
+                written = self._state_dir / "processing" / log.stem / "processing" / "output"
+                return f"Its log is {log}\nWhat it wrote is in {written}"
+        return f"Logs are in {logs}"
 
     def _wait(self, what: str, look: Callable[[], T | None], seconds: float) -> T:
         """Look until there is something: for some seconds, and never past the demo's deadline."""

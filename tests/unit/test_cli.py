@@ -1,5 +1,6 @@
 """The quench command: what it says, what it leaves, what it shows."""
 
+import fcntl
 import io
 import json
 import socket
@@ -110,6 +111,19 @@ def test_taken_port_says_what_to_do(command: list[str]) -> None:
     assert code == 1
     assert f"Port {port} is taken" in output
     assert "--port" in output.split("taken", 1)[1]
+
+
+def test_second_demo_in_a_folder_is_refused() -> None:
+    Path("lines.jsonl").write_text("{}\n")
+    Path(".quench/demo").mkdir(parents=True)
+    kept = Path(".quench/demo/evaluation.json")
+    kept.write_text("{}")
+    with Path(".quench/demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, output = quench("demo", "--dataset", "lines.jsonl")
+    assert code == 1
+    assert "Another demo runs here" in output
+    assert kept.exists(), "what the running demo has written stays"
 
 
 def test_wrong_setting_is_named() -> None:
