@@ -11,6 +11,8 @@ import boto3
 from botocore.config import Config
 from moto.core.base_backend import BackendDict
 from moto.core.model_instances import reset_model_data
+from moto.iam.access_control import PermissionResult
+from moto.s3.models import FakeBucket
 
 from local import assets
 from local.cloudformation import CloudFormation
@@ -18,6 +20,7 @@ from local.config import LocalConfig
 from local.events import Events
 from local.faults import Faults
 from local.functions import Functions
+from local.patches import Patches
 from local.protocol import Service
 from local.queues import Queues
 from local.server import Gateway, Server
@@ -29,6 +32,8 @@ SECRET_KEY = "quench"  # noqa: S105 - any key does: the cloud checks no signatur
 
 class Cloud:
     """One cloud, on one port, for as long as this process lives.
+
+    It checks no signatures and no permissions: policies are kept, not enforced.
 
     moto keeps its state for a whole process, so only one cloud can run in a process at a time.
     """
@@ -49,6 +54,7 @@ class Cloud:
             StateMachines(self),
             CloudFormation(self),
         )
+        self._patches = Patches()
         self._server: Server | None = None
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
@@ -72,6 +78,10 @@ class Cloud:
         BackendDict.reset()
         reset_model_data()
         os.environ["MOTO_ACCOUNT_ID"] = self.config.account_id
+        # moto would enforce a bucket's policy, leaving out its conditions ("unless over TLS").
+        self._patches.replace(
+            FakeBucket, "get_permission", lambda *_arguments: PermissionResult.NEUTRAL
+        )
         for engine in self._engines:
             engine.start()
         self.register(_services(self))
@@ -87,6 +97,7 @@ class Cloud:
             service.stop()
         for engine in reversed(self._engines):
             engine.stop()
+        self._patches.restore()
         self._server.stop()
         self._server = None
         BackendDict.reset()

@@ -46,6 +46,7 @@ class Events:
         self._delivery = ThreadPoolExecutor(DELIVERY_THREADS, thread_name_prefix="events")
         self._sequence = count(int(datetime.now(UTC).timestamp() * 1_000_000))
         self._sequence_lock = threading.Lock()
+        self._stopped = False
 
     def start(self) -> None:
         self._patches.replace(Rule, "send_to_targets", self._send_to_targets())
@@ -57,13 +58,16 @@ class Events:
         self._patches.wrap(S3Backend, "delete_object", self._publishing_object_deleted)
 
     def stop(self) -> None:
-        self._delivery.shutdown(wait=False, cancel_futures=True)
+        self._stopped = True
         self._patches.restore()
+        self._delivery.shutdown(wait=False, cancel_futures=True)
 
     def publish(
         self, source: str, detail_type: str, detail: dict[str, Any], resources: list[str]
     ) -> None:
         """Put an event on the default bus, as an AWS service does."""
+        if self._stopped:  # by what ends because the cloud does
+            return
         entry = {
             "Source": source,
             "DetailType": detail_type,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from moto.awslambda.models import EventSourceMapping, LambdaBackend, lambda_backends
 from moto.core.utils import unix_time_millis
-from moto.sqs.models import Message, Queue, sqs_backends
+from moto.sqs.models import Message, Queue, SQSBackend, sqs_backends
 
 from local.patches import Patches
 from local.protocol import ServiceError
@@ -47,6 +47,8 @@ class Queues:
         self._patches.wrap(LambdaBackend, "create_event_source_mapping", self._polling)
         # moto invokes functions inside SendMessage, from this list: it has to stay empty.
         self._patches.replace(Queue, "lambda_event_source_mappings", _NO_MAPPINGS)
+        self._patches.wrap(Queue, "delete_message", _deleting_alone)
+        self._patches.wrap(SQSBackend, "receive_message", _receiving_alone)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -192,6 +194,25 @@ def _record(mapping: EventSourceMapping, message: Message) -> dict[str, Any]:
         "eventSourceARN": mapping.event_source_arn,
         "awsRegion": mapping.region,
     }
+
+
+# moto rebuilds a queue's list to delete from it: what is sent meanwhile would be lost.
+
+
+def _deleting_alone(original: Callable[..., None]) -> Callable[..., None]:
+    def delete_message(queue: Queue, receipt_handle: str) -> None:
+        with queue._messages_lock:
+            original(queue, receipt_handle)
+
+    return delete_message
+
+
+def _receiving_alone(original: Callable[..., Any]) -> Callable[..., Any]:
+    def receive_message(backend: SQSBackend, queue_name: str, *args: Any, **kw: Any) -> Any:
+        with backend.get_queue(queue_name)._messages_lock:  # let go while it waits for messages
+            return original(backend, queue_name, *args, **kw)
+
+    return receive_message
 
 
 class _NoMappings:

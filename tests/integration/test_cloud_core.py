@@ -146,6 +146,23 @@ def template() -> dict[str, Any]:
                 },
             },
             "Results": {"Type": "AWS::S3::Bucket"},
+            "TlsOnly": {
+                "Type": "AWS::S3::BucketPolicy",
+                "Properties": {
+                    "Bucket": {"Ref": "Uploads"},
+                    "PolicyDocument": {
+                        "Statement": [
+                            {
+                                "Effect": "Deny",
+                                "Principal": {"AWS": "*"},
+                                "Action": "s3:*",
+                                "Resource": {"Fn::Sub": "${Uploads.Arn}/*"},
+                                "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+                            }
+                        ]
+                    },
+                },
+            },
             "Role": {
                 "Type": "AWS::IAM::Role",
                 "Properties": {"AssumeRolePolicyDocument": {"Statement": []}},
@@ -155,6 +172,7 @@ def template() -> dict[str, Any]:
             "Step": function("step", code),
             "Sleep": function("sleep", code, Timeout=1),
             "Leave": function("leave", code),
+            "Absent": function("absent", code, Handler="nowhere.handler"),
             "Fail": function("fail", code),
             "FailIntoQueue": function(
                 "fail_into_queue",
@@ -369,6 +387,14 @@ class TestFunctions:
         assert answer["FunctionError"] == "Unhandled"
         assert payload["errorType"] == "Runtime.ExitError"
         assert "exit status 7" in payload["errorMessage"]
+
+    def test_a_handler_that_cannot_be_imported_is_an_error(
+        self, cloud: Cloud, outputs: dict[str, str]
+    ) -> None:
+        answer, payload = invoke(cloud, "absent")
+        assert answer["FunctionError"] == "Unhandled"
+        assert payload["errorType"] == "Runtime.ImportModuleError"
+        assert "nowhere" in payload["errorMessage"]
 
     def test_an_unknown_function_is_an_error_of_the_api(self, cloud: Cloud) -> None:
         with pytest.raises(ClientError) as raised:
@@ -760,8 +786,11 @@ from pathlib import Path
 from local.cloud import Cloud
 from local.config import LocalConfig
 
+with Cloud(LocalConfig(port=0, state_dir=Path(sys.argv[1]))) as first:
+    first.client("ssm").put_parameter(Name="/first", Value="1", Type="String")
 cloud = Cloud(LocalConfig(port=0, state_dir=Path(sys.argv[1])))
 cloud.start()
+assert cloud.client("ssm").get_parameters(Names=["/first"])["Parameters"] == []
 cloud.deploy(Path(sys.argv[2]))
 cloud.client("lambda").invoke(FunctionName="describe")
 print(cloud.endpoint, flush=True)
