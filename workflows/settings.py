@@ -105,7 +105,7 @@ class QualityGate(Section):
 class Release(Section):
     parameter: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_.\-/]+$")] = "/quench/model"
     pipeline: str = ""
-    approval_retry_seconds: Annotated[int, Field(ge=1, le=43_200)] = 300
+    approval_retry_seconds: Annotated[int, Field(ge=60, le=43_200)] = 300
 
 
 class Alarms(Section):

@@ -177,7 +177,6 @@ def small(**sections: Any) -> Settings:
         **{
             "evaluation": {"max_records": 4, "max_tokens": 8, "concurrency": 4},
             "quality_gate": {"metric": "gain.perplexity", "threshold": 0.0},
-            "release": {"approval_retry_seconds": 2},
             "local": {"wait_scale": 0.002, "model": "tiny"},
             **sections,
         }
