@@ -172,6 +172,8 @@ class Demo:
         )
         status = self._wait("the pipeline execution to end", self._look, math.inf)
         failed = next((step for step in self._progress.steps if step.failed), None)
+        if failed and failed.type == "Fail":
+            raise CommandError(failed.failure_reason, f"Reports are in {FOLDER}/")
         if failed:
             raise CommandError(
                 f"{failed.name} {failed.status.lower()}: {failed.failure_reason}",
@@ -304,7 +306,7 @@ class Demo:
         bucket = self._outputs["DataBucketName"]
         run = f"runs/{self._execution_id}"
         listed = self._s3.list_objects_v2(Bucket=bucket, Prefix=f"{run}/")
-        keys = {entry["Key"] for entry in listed.get("Contents", [])}
+        keys = {entry["Key"] for entry in listed.get("Contents", []) if entry["Size"]}
         for report in REPORTS:
             if f"{run}/{report}" in keys:
                 text = self._read(bucket, f"{run}/{report}")

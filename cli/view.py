@@ -181,15 +181,15 @@ def comparison(evaluation: Evaluation) -> RenderableType:
         title_style="bold",
         header_style="dim",
         box=None,
-        padding=(0, 3, 0, 0),
+        padding=(0, 2, 0, 0),
     )
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in ("base", "tuned", "change"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
 
     if base.perplexity and tuned.perplexity:
         table.add_row(
-            "Perplexity, validation split",
+            "Perplexity (validation)",
             f"{base.perplexity:.2f}",
             f"{tuned.perplexity:.2f}",
             _change(tuned.perplexity / base.perplexity - 1, ".0%", better=-1),
@@ -202,10 +202,8 @@ def comparison(evaluation: Evaluation) -> RenderableType:
             _score(tuned, name, form),
             _change(after - before, form, better=1),
         )
-    table.add_row(
-        "Length, of the reference's", f"{base.length_ratio:.2f}", f"{tuned.length_ratio:.2f}"
-    )
-    table.add_row("Seconds for an answer, p50 / p95", _latency(base), _latency(tuned))
+    table.add_row("Length, of reference's", f"{base.length_ratio:.2f}", f"{tuned.length_ratio:.2f}")
+    table.add_row("Seconds, p50 / p95", _latency(base), _latency(tuned))
     return Group(table, Text("[…] is the 95 % confidence interval of the mean.", "dim"))
 
 
@@ -232,7 +230,7 @@ def answers(samples: Sequence[Sample]) -> RenderableType:
     for sample in _one_of_each_persona(samples)[:ANSWERS_SHOWN]:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
         for name in ("reference", "base", "tuned"):
-            table.add_column(name, ratio=1)
+            table.add_column(name, ratio=1, overflow="fold")
         table.add_row(
             *(Text(text or "–") for text in (sample.reference, sample.base, sample.tuned))
         )
