@@ -35,7 +35,8 @@ class Cloud:
 
     It checks no signatures and no permissions: policies are kept, not enforced.
 
-    moto keeps its state for a whole process, so only one cloud can run in a process at a time.
+    moto keeps its state for a whole process, so only one cloud can run in a process at a time. A
+    cloud that was stopped does not start again: make another.
     """
 
     _running: ClassVar["Cloud | None"] = None
@@ -56,6 +57,11 @@ class Cloud:
         )
         self._patches = Patches()
         self._server: Server | None = None
+        self._session: Any = boto3.Session(
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
+            region_name=self.config.region,
+        )
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
 
@@ -65,7 +71,7 @@ class Cloud:
             self.services[service.name] = service
 
     def start(self) -> None:
-        """Listen. Raises `RuntimeError` if another cloud runs in this process."""
+        """Listen. Raises `RuntimeError` if another cloud runs in this process or has the port."""
         with Cloud._one_at_a_time:
             if Cloud._running is not None:
                 raise RuntimeError(
@@ -75,6 +81,13 @@ class Cloud:
             self.config.state_dir.mkdir(parents=True, exist_ok=True)
             self._server = Server(Gateway(self.services, self.faults), self.config.port)
             Cloud._running = self
+        try:
+            self._start_everything(self._server)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start_everything(self, server: Server) -> None:
         BackendDict.reset()
         reset_model_data()
         os.environ["MOTO_ACCOUNT_ID"] = self.config.account_id
@@ -85,7 +98,7 @@ class Cloud:
         for engine in self._engines:
             engine.start()
         self.register(_services(self))
-        self._server.start()
+        server.start()
         for service in self.services.values():
             service.start()
 
@@ -138,12 +151,7 @@ class Cloud:
         """A real boto3 client of this cloud."""
         with self._clients_lock:
             if service not in self._clients:
-                session: Any = boto3.Session(
-                    aws_access_key_id=ACCESS_KEY,
-                    aws_secret_access_key=SECRET_KEY,
-                    region_name=self.config.region,
-                )
-                self._clients[service] = session.client(
+                self._clients[service] = self._session.client(
                     service,
                     endpoint_url=self.endpoint,
                     config=Config(max_pool_connections=50, s3={"addressing_style": "path"}),
@@ -166,17 +174,7 @@ class Cloud:
 
 def _services(cloud: Cloud) -> list[Service]:
     """Every engine of ours that answers API calls."""
-    services: list[Service] = []
-    try:
-        from local.sagemaker.service import SageMakerService
+    from local.bedrock.service import BedrockRuntimeService, BedrockService
+    from local.sagemaker.service import SageMakerService
 
-        services.append(SageMakerService(cloud))
-    except ModuleNotFoundError:
-        pass
-    try:
-        from local.bedrock.service import BedrockRuntimeService, BedrockService
-
-        services += [BedrockService(cloud), BedrockRuntimeService(cloud)]
-    except ModuleNotFoundError:
-        pass
-    return services
+    return [SageMakerService(cloud), BedrockService(cloud), BedrockRuntimeService(cloud)]

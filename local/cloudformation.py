@@ -368,8 +368,8 @@ class CloudFormation:
     def stop(self) -> None:
         self._patches.restore()
         for resource in RESOURCES:
-            del parsing.get_model_map()[resource.type]
-            del parsing.get_name_type_map()[resource.type]
+            parsing.get_model_map().pop(resource.type, None)
+            parsing.get_name_type_map().pop(resource.type, None)
 
     def _queue_url(self, queue: Queue) -> str:
         return f"{self._cloud.endpoint}/{queue.account_id}/{queue.name}"

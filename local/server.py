@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import socket
 import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from moto.moto_server.werkzeug_app import (
     MotoRequestHandler,
     create_backend_app,
 )
-from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.serving import LISTEN_QUEUE, BaseWSGIServer, make_server
 from werkzeug.wrappers import Response
 
 from local.faults import Faults
@@ -103,13 +104,35 @@ class _Moto(DomainDispatcherApplication):
         return backend
 
 
+class PortInUseError(RuntimeError):
+    """Another program listens on the cloud's port."""
+
+
 class Server:
     """The HTTP server on the loopback interface, in a thread of its own."""
 
     def __init__(self, gateway: Gateway, port: int) -> None:
-        self._server: BaseWSGIServer = make_server(
-            "127.0.0.1", port, gateway, threaded=True, request_handler=_Handler
-        )
+        """Raises `PortInUseError`, where werkzeug would end the process."""
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen(LISTEN_QUEUE)
+        except OSError as error:
+            listener.close()
+            raise PortInUseError(
+                f"Port {port} cannot be listened on ({error.strerror}): another program, perhaps "
+                "another cloud, has it. Stop that one, or choose another port."
+            ) from error
+        with listener:
+            self._server: BaseWSGIServer = make_server(
+                "127.0.0.1",
+                port,
+                gateway,
+                threaded=True,
+                request_handler=_Handler,
+                fd=listener.fileno(),
+            )
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
         )
@@ -122,8 +145,9 @@ class Server:
         self._thread.start()
 
     def stop(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
         self._server.server_close()
 
 

@@ -14,11 +14,14 @@ import boto3
 import psutil
 import pytest
 from botocore.exceptions import ClientError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from local.assets import DeploymentError
 from local.cloud import Cloud
 from local.config import LocalConfig
 from local.protocol import Service, ServiceError
+from local.server import Gateway, PortInUseError, Server
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -52,6 +55,9 @@ def describe(event, context):
             "left": context.get_remaining_time_in_millis(), "pid": os.getpid(),
             "arn": context.invoked_function_arn}
 
+def echo(event, context):
+    return event
+
 def fail(event, context):
     raise ValueError("no " + json.dumps(event))
 
@@ -66,6 +72,15 @@ def step(event, context):
         raise RuntimeError("step failed")
     return {**event, "steps": event.get("steps", 0) + 1}
 """
+
+JSON_SCALARS = (
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(codec="utf-8"))
+)
+
+
+def objects(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.dictionaries(st.text(st.characters(codec="utf-8")), values)
+
 
 TARGETS_OF_EXECUTIONS = {
     "source": ["aws.states"],
@@ -171,6 +186,7 @@ def template() -> dict[str, Any]:
             "Describe": function("describe", code),
             "Step": function("step", code),
             "Sleep": function("sleep", code, Timeout=1),
+            "Echo": function("echo", code),
             "Leave": function("leave", code),
             "Absent": function("absent", code, Handler="nowhere.handler"),
             "Fail": function("fail", code),
@@ -364,6 +380,14 @@ class TestFunctions:
         assert "PYTHONPATH" not in environment
         assert first["arn"].endswith(":function:describe")
         assert 0 < first["left"] <= 20_000
+
+    @settings(max_examples=40, deadline=None)
+    @given(event=st.recursive(JSON_SCALARS, lambda inner: st.lists(inner) | objects(inner)))
+    def test_any_event_arrives_as_it_was_sent(
+        self, cloud: Cloud, outputs: dict[str, str], event: Any
+    ) -> None:
+        answer = cloud.client("lambda").invoke(FunctionName="echo", Payload=json.dumps(event))
+        assert json.loads(answer["Payload"].read()) == event
 
     def test_an_error_has_lambdas_shape(self, cloud: Cloud, outputs: dict[str, str]) -> None:
         answer, payload = invoke(cloud, "fail", {"x": 1}, LogType="Tail")
@@ -805,6 +829,11 @@ class TestLifetime:
     def test_one_cloud_in_a_process(self, cloud: Cloud, tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="already runs in this process"):
             Cloud(LocalConfig(port=0, state_dir=tmp_path)).start()
+
+    def test_a_port_that_is_taken_is_a_clear_error(self, cloud: Cloud) -> None:
+        taken = int(cloud.endpoint.rpartition(":")[2])
+        with pytest.raises(PortInUseError, match=f"Port {taken} .* another program"):
+            Server(Gateway({}, cloud.faults), taken)
 
     @pytest.fixture
     def another(self, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
