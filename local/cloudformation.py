@@ -19,7 +19,6 @@ from moto.awslambda.utils import get_backend as lambda_backend
 from moto.cloudformation import parsing
 from moto.cloudformation.exceptions import UnformattedGetAttTemplateException
 from moto.cloudformation.models import CloudFormationBackend, Stack
-from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.s3.models import FakeBucket
 from moto.sqs.models import Queue
 from moto.stepfunctions.models import StateMachine
@@ -177,9 +176,6 @@ class ModelPackageGroup(Resource):
     def remove(self) -> None:
         name = self.physical_resource_id.rpartition("/")[2]
         self.client("sagemaker").delete_model_package_group(ModelPackageGroupName=name)
-
-
-PLAIN_HTTP = {"Bool": {"aws:SecureTransport": "false"}}
 
 
 class BucketPolicy(Resource):
@@ -361,7 +357,6 @@ class CloudFormation:
         patches.wrap(StateMachine, "get_cfn_attribute", _getting_arn)
         patches.wrap(FakeBucket, "create_from_cloudformation_json", self._with_all_properties)
         patches.wrap(FakeBucket, "update_from_cloudformation_json", self._updating_all_properties)
-        patches.wrap(FakeBucket, "get_permission", _heeding_conditions)
         patches.wrap(Queue, "update_from_cloudformation_json", self._updating_all_attributes)
         patches.replace(Queue, "physical_resource_id", property(self._queue_url))
 
@@ -813,28 +808,3 @@ def lifecycle_rule(bucket: str, rule: dict[str, Any]) -> dict[str, Any]:
         name, inner = names[key]
         converted[name] = {inner: int(value)} if inner else value
     return converted
-
-
-def _heeding_conditions(original: Callable[..., Any]) -> Callable[..., Any]:
-    """moto takes a bucket policy's statements to hold always; ours are for plain HTTP only.
-
-    The loopback interface stands for TLS here. Any other condition is refused by name.
-    """
-
-    def get_permission(bucket: FakeBucket, action: str, resource: str) -> Any:
-        if bucket.policy is None:
-            return original(bucket, action, resource)
-        document = json.loads(bucket.policy)
-        held = []
-        for statement in document["Statement"]:
-            condition = statement.get("Condition")
-            if condition not in (None, PLAIN_HTTP):
-                raise NotImplementedError(f"the condition {condition} of {bucket.name}'s policy")
-            if condition is None:
-                held.append(statement)
-        if not held:
-            return PermissionResult.NEUTRAL
-        policy = json.dumps({**document, "Statement": held})
-        return IAMPolicy(policy).is_action_permitted(action, resource)
-
-    return get_permission
