@@ -68,7 +68,7 @@ def run(options: DemoOptions, console: Console, plain: bool) -> DemoResult:
                 "Name a .jsonl, .json, .csv, .tsv or .parquet file with --dataset.",
             )
         with view.shown(progress, console, plain), memory:
-            _run(options, progress, outcome)
+            places = _run(options, progress, outcome)
         outcome.ok = True
     except BaseException as error:
         outcome.error = str(error) or "interrupted"
@@ -85,22 +85,25 @@ def run(options: DemoOptions, console: Console, plain: bool) -> DemoResult:
             evaluation = Evaluation.model_validate_json((FOLDER / "evaluation.json").read_text())
             console.print(view.comparison(evaluation), "")
             console.print(view.answers(evaluation.samples), "")
-    places = {
+    console.print("[green]✓[/] The tuned model is approved and promoted.\n")
+    places |= {
         "Reports": f"{FOLDER}/",
         "State and logs": f"{STATE_DIR}/",
         "Result": f"{RESULT_FILE}",
-        "Peak memory": f"{outcome.peak_memory_mb:.0f} MB ({memory.measure})",
+        "Peak memory": f"{outcome.peak_memory_mb:.0f} MB ({memory.measure}, all processes)",
     }
     console.print(view.listing(places), soft_wrap=True)
     return outcome
 
 
-def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> None:
+def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> dict[str, str]:
+    """Go through the phases; says where in the cloud things are."""
     deadline = time.monotonic() + options.timeout_seconds
     with ExitStack() as stack:
         stack.enter_context(_only_demo_here())
         shutil.rmtree(FOLDER, ignore_errors=True)
         with progress.phase("start"):
+            progress.note("start", "synthesizing the stack, starting the embedded cloud")
             cloud, outputs = stack.enter_context(
                 running_cloud(UpOptions(options.settings, options.port, STATE_DIR, options.model))
             )
@@ -112,7 +115,12 @@ def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> None:
         with progress.phase("approve"):
             demo.approve()
         with progress.phase("promote"):
-            demo.promote()
+            model_id = demo.promote()
+    return {
+        "Model to invoke": model_id,
+        "Named by": f"{outputs['ModelParameterName']} (Parameter Store)",
+        "Run in S3": f"s3://{demo.bucket}/{demo.run_folder}/ (until the cloud stopped)",
+    }
 
 
 @contextmanager
@@ -145,6 +153,7 @@ class Demo:
         self._progress = progress
         self._outcome = outcome
         self._deadline = deadline
+        self.bucket = outputs["DataBucketName"]
         self._state_dir = cloud.config.state_dir
         self._s3 = cloud.client("s3")
         self._sagemaker = cloud.client("sagemaker")
@@ -158,9 +167,9 @@ class Demo:
         progress.update(steps=self._expected)
 
     def upload(self, dataset: Path) -> None:
-        bucket, key = self._outputs["DataBucketName"], f"datasets/{dataset.name}"
-        self._progress.note("upload", f"s3://{bucket}/{key}")
-        self._s3.upload_file(str(dataset), bucket, key)
+        key = f"datasets/{dataset.name}"
+        self._progress.note("upload", f"{key} to {self.bucket}")
+        self._s3.upload_file(str(dataset), self.bucket, key)
 
     def tune(self) -> None:
         """Follow the execution that the upload started to its end."""
@@ -207,8 +216,8 @@ class Demo:
         if package["ModelApprovalStatus"] != "Approved":
             raise CommandError(f"{arn} is {package['ModelApprovalStatus']}, not Approved.")
 
-    def promote(self) -> None:
-        """Wait until Parameter Store names a deployment of exactly this custom model."""
+    def promote(self) -> str:
+        """Wait until Parameter Store names a deployment of exactly this custom model; its ARN."""
         name = self._outputs["ModelParameterName"]
         custom_model = self._fine_tune_outputs()["custom_model_arn"]
         self._progress.note("promote", name)
@@ -219,7 +228,7 @@ class Demo:
             return value if json.loads(value)["custom_model"] == custom_model else None
 
         value = self._wait(f"{name} to name the model", promoted, PROMOTION_SECONDS)
-        model_id = json.loads(value)["model_id"]
+        model_id: str = json.loads(value)["model_id"]
         deployment = self._bedrock.get_custom_model_deployment(
             customModelDeploymentIdentifier=model_id
         )
@@ -228,6 +237,12 @@ class Demo:
                 f"{name} names {model_id}, a deployment of {deployment['modelArn']} that is "
                 f"{deployment['status']}; expected is an active one of {custom_model}."
             )
+        return model_id
+
+    @property
+    def run_folder(self) -> str:
+        """The run's prefix in the data bucket."""
+        return f"runs/{self._execution_id}"
 
     @property
     def _execution_id(self) -> str:
@@ -303,13 +318,12 @@ class Demo:
 
     def _read_reports(self) -> None:
         """Take over what the run left in S3, as far as it got."""
-        bucket = self._outputs["DataBucketName"]
-        run = f"runs/{self._execution_id}"
-        listed = self._s3.list_objects_v2(Bucket=bucket, Prefix=f"{run}/")
+        listed = self._s3.list_objects_v2(Bucket=self.bucket, Prefix=f"{self.run_folder}/")
         keys = {entry["Key"] for entry in listed.get("Contents", []) if entry["Size"]}
         for report in REPORTS:
-            if f"{run}/{report}" in keys:
-                text = self._read(bucket, f"{run}/{report}")
+            key = f"{self.run_folder}/{report}"
+            if key in keys:
+                text = self._read(self.bucket, key)
                 (FOLDER / Path(report).name).write_text(text, encoding="utf-8")
         self._read_training()
         exported = FOLDER / "evaluation.json"
