@@ -12,13 +12,13 @@ Runs in the processing container, as `python -m processing.preprocess`. Below ML
 import argparse
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, NoReturn, Self
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bedrock.models import (
@@ -102,12 +102,11 @@ def preprocess(arguments: Arguments, root: Path) -> PreprocessReport:
     dataset = root / "processing/input/dataset"
     paths = _dataset_files(dataset, arguments.dataset_uri)
     output = root / "processing/output"
+    destinations = {"rejected": output / "rejected/rejected.jsonl"}
+    destinations |= {split: output / split / "data.jsonl" for split in SPLITS}
     with ExitStack() as stack:
-        writers = {
-            name: stack.enter_context(_writer(output / name / "data.jsonl")) for name in SPLITS
-        }
-        rejected = stack.enter_context(_writer(output / "rejected/rejected.jsonl"))
-        sorter = Sorter(rules, arguments.columns, arguments.fractions, writers, rejected)
+        writers = {name: stack.enter_context(_writer(path)) for name, path in destinations.items()}
+        sorter = Sorter(rules, arguments.columns, arguments.fractions, writers)
         files = [sorter.sort_file(path, str(path.relative_to(dataset))) for path in paths]
     report = PreprocessReport(
         dataset_uri=arguments.dataset_uri,
@@ -143,12 +142,11 @@ def _dataset_files(dataset: Path, uri: str) -> list[Path]:
 
 
 def _total(files: Sequence[FileReport]) -> Counts:
-    reasons: Counter[str] = Counter()
-    for file in files:
-        reasons.update(file.rejected_reasons)
-    names = ("read", *SPLITS, "duplicates", "rejected")
-    sums = {name: sum(getattr(file, name) for file in files) for name in names}
-    return Counts(**sums, rejected_reasons=dict(reasons.most_common()))
+    table = pd.DataFrame([file.model_dump() for file in files])
+    counts = table.sum(numeric_only=True)
+    reasons = pd.DataFrame(table["rejected_reasons"].tolist()).sum().astype(int)
+    ranked = reasons.sort_values(ascending=False, kind="stable")
+    return Counts.model_validate({**counts.to_dict(), "rejected_reasons": ranked.to_dict()})
 
 
 def _writer(path: Path) -> IO[str]:

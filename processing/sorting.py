@@ -4,8 +4,11 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, NamedTuple
+
+import pandas as pd
 
 from bedrock.conversations import Conversation, RecordError, problem, to_record
 from bedrock.models import TuningRules
@@ -13,6 +16,7 @@ from processing.readers import Row, UnreadableFileError, read_rows
 from processing.records import Columns, conversation_of
 from processing.report import FileReport, Split
 
+CHUNK_ROWS = 1_000
 MAXIMUM_REJECTED_CHARACTERS = 4_000
 
 
@@ -31,10 +35,23 @@ def split_of(conversation: Conversation, validation_fraction: float, test_fracti
     return "train"
 
 
-class Sorter:
-    """Sorts records into files of JSON Lines; of each it keeps a digest, to know duplicates.
+class Judgement(NamedTuple):
+    """What a row comes to: a split or `rejected`, and the line of JSON to write there.
 
-    `fractions` are those of validation and of test records.
+    A record has a digest, a rejected row has a reason.
+    """
+
+    goes_to: str
+    text: str
+    digest: bytes | None = None
+    reason: str | None = None
+
+
+class Sorter:
+    """Sorts records, a chunk at a time, into files of JSON Lines: the splits' and the rejected.
+
+    Of each record it keeps a digest, to know duplicates. `fractions` are those of validation and of
+    test records; `writers` has one for each split, and one for `rejected`.
     """
 
     def __init__(
@@ -42,57 +59,63 @@ class Sorter:
         rules: TuningRules,
         columns: Columns,
         fractions: tuple[float, float],
-        writers: Mapping[Split, IO[str]],
-        rejected: IO[str],
+        writers: Mapping[str, IO[str]],
     ) -> None:
         self._rules = rules
         self._columns = columns
         self._fractions = fractions
         self._writers = writers
-        self._rejected = rejected
         self._seen: set[bytes] = set()
 
     def sort_file(self, path: Path, name: str) -> FileReport:
         """Sort the records of a file; `name` is what reports call it."""
+        try:
+            rows = read_rows(path)
+        except UnreadableFileError as error:
+            self._writers["rejected"].write(_rejection(name, None, str(error), None))
+            return FileReport(name=name, error=str(error))
         counts: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
+        judgements = (self._judge(row, name) for row in rows)
+        while judged := list(islice(judgements, CHUNK_ROWS)):
+            chunk = pd.DataFrame(judged, dtype=object)  # text is not copied, None stays None
+            self._sort(chunk)
+            counts.update(chunk["goes_to"])
+            reasons.update(chunk["reason"].dropna())
+        ranked = dict(reasons.most_common())
+        return FileReport(name=name, read=counts.total(), **counts, rejected_reasons=ranked)
+
+    def _judge(self, row: Row, name: str) -> Judgement:
         try:
-            for row in read_rows(path):
-                counts["read"] += 1
-                try:
-                    counts[self._sort(row)] += 1
-                except RecordError as error:
-                    counts["rejected"] += 1
-                    reasons[error.reason] += 1
-                    self._reject(name, row.line, error.reason, row.value)
-        except UnreadableFileError as error:
-            self._reject(name, None, str(error), None)
-            return FileReport(name=name, error=str(error))
-        return FileReport(name=name, **counts, rejected_reasons=dict(reasons.most_common()))
-
-    def _sort(self, row: Row) -> Split | Literal["duplicates"]:
-        if row.error is not None:
-            raise RecordError(row.error)
-        conversation = conversation_of(row.value, self._columns)
-        if reason := problem(self._rules, conversation):
-            raise RecordError(reason)
+            if row.error is not None:
+                raise RecordError(row.error)
+            conversation = conversation_of(row.value, self._columns)
+            if reason := problem(self._rules, conversation):
+                raise RecordError(reason)
+        except RecordError as error:
+            text = _rejection(name, row.line, error.reason, row.value)
+            return Judgement("rejected", text, reason=error.reason)
         record = json.dumps(to_record(self._rules.data_format, conversation), ensure_ascii=False)
-        digest = _digest(record)
-        if digest in self._seen:
-            return "duplicates"
-        self._seen.add(digest)
         split = split_of(conversation, *self._fractions)
-        self._writers[split].write(record + "\n")
-        return split
+        return Judgement(split, record + "\n", digest=_digest(record))
 
-    def _reject(self, name: str, line: int | None, reason: str, value: object) -> None:
-        entry: dict[str, Any] = {"file": name, "line": line, "reason": reason, "record": value}
-        text = json.dumps(value, default=str)
-        if len(text) > MAXIMUM_REJECTED_CHARACTERS:
-            entry["record"] = text[:MAXIMUM_REJECTED_CHARACTERS]
-            entry["record_cut_from_characters"] = len(text)
-        # ASCII, as a rejected record may hold what is no Unicode.
-        self._rejected.write(json.dumps(entry, default=str) + "\n")
+    def _sort(self, chunk: pd.DataFrame) -> None:
+        """Mark a chunk's duplicates, and write the rest of it."""
+        known = chunk["digest"].duplicated() | chunk["digest"].map(self._seen.__contains__)
+        chunk.loc[known & chunk["digest"].notna(), "goes_to"] = "duplicates"
+        self._seen.update(chunk["digest"].dropna())
+        for name, writer in self._writers.items():
+            writer.writelines(chunk.loc[chunk["goes_to"] == name, "text"])
+
+
+def _rejection(name: str, line: int | None, reason: str, value: object) -> str:
+    entry: dict[str, Any] = {"file": name, "line": line, "reason": reason, "record": value}
+    text = json.dumps(value, default=str)
+    if len(text) > MAXIMUM_REJECTED_CHARACTERS:
+        entry["record"] = text[:MAXIMUM_REJECTED_CHARACTERS]
+        entry["record_cut_from_characters"] = len(text)
+    # ASCII, as a rejected record may hold what is no Unicode.
+    return json.dumps(entry, default=str) + "\n"
 
 
 def _digest(text: str) -> bytes:

@@ -431,6 +431,22 @@ def test_exact_duplicates_are_dropped_and_counted(tmp_path: Path) -> None:
     assert [file["duplicates"] for file in outcome.report["files"]] == [1, 2, 0]
 
 
+def test_what_is_known_and_in_which_order_outlasts_a_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("processing.sorting.CHUNK_ROWS", 7)
+    rows = pairs(60)
+    mixed = [row for pair in zip(rows, [{"a": n} for n in range(60)], strict=True) for row in pair]
+    outcome = run(tmp_path, {"a.jsonl": jsonl([*mixed, *rows])}, max_rejected_fraction="1")
+    assert outcome.code == 0
+    (file,) = outcome.report["files"]
+    assert (file["read"], file["duplicates"], file["rejected"]) == (180, 60, 60)
+    order = [nova_record(row["prompt"], row["completion"]) for row in rows]
+    for records in outcome.splits.values():
+        assert records == [record for record in order if record in records]
+    assert [entry["line"] for entry in outcome.rejected] == list(range(2, 121, 2))
+
+
 def test_text_is_normalised(tmp_path: Path) -> None:
     row = {
         "prompt": "\ufeff  cafe\u0301\xa0now  \r\n\r\n\r\n\r\n    code\t\n",
@@ -586,6 +602,18 @@ def test_a_prompt_is_in_one_split_only(dataset: list[list[Any]], model: str) -> 
     for outcome in process(dataset, model):
         prompts = [{prompt_of(record) for record in records} for records in outcome.splits.values()]
         assert len(set.union(*prompts)) == sum(map(len, prompts))
+
+
+@few_examples
+@given(datasets, st.integers(1, 4))
+def test_the_size_of_a_chunk_changes_nothing(dataset: list[list[Any]], rows: int) -> None:
+    for whole in process(dataset):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("processing.sorting.CHUNK_ROWS", rows)
+            for chunked in process(dataset):
+                assert chunked.splits == whole.splits
+                assert chunked.rejected == whole.rejected
+                assert chunked.report == whole.report
 
 
 @few_examples
