@@ -141,7 +141,7 @@ def test_what_cannot_be_a_dataset_is_kept_with_the_cause(
 
 
 def test_a_task_that_raises_fails_the_step_with_the_cause(tuning: Tuning) -> None:
-    tuning.upload("other/data.jsonl", dialogues(40, "raise"))
+    tuning.upload("other/data.jsonl", dialogues(60, "raise"))
     execution = start(tuning, "other/data.jsonl", EpochCount="9")
     assert tuning.end_of(execution)["PipelineExecutionStatus"] == "Failed"
     assert "epochCount" in tuning.steps(execution)["FineTune"]["FailureReason"]
@@ -208,7 +208,7 @@ def test_a_full_quota_waits_and_tries_again(tuning: Tuning) -> None:
         "too many jobs",
         2,
     )
-    tuning.upload("other/quota.jsonl", dialogues(40, "quota"))
+    tuning.upload("other/quota.jsonl", dialogues(60, "quota"))
     execution = start(tuning, "other/quota.jsonl")
     assert tuning.end_of(execution)["PipelineExecutionStatus"] == "Succeeded"
     history = tuning.client("stepfunctions").get_execution_history(
@@ -223,7 +223,7 @@ def test_a_full_quota_waits_and_tries_again(tuning: Tuning) -> None:
 
 
 def test_a_poisonous_message_does_not_hold_up_the_batch(tuning: Tuning) -> None:
-    tuning.upload("other/batch.jsonl", dialogues(40, "batch"))
+    tuning.upload("other/batch.jsonl", dialogues(60, "batch"))
     sqs = tuning.client("sqs")
     sqs.send_message_batch(
         QueueUrl=tuning.outputs["CallbackQueueUrl"],
@@ -254,7 +254,7 @@ def test_a_missed_quality_gate_says_which_threshold(tuning: Tuning) -> None:
         RoleArn="arn:aws:iam::123456789012:role/pipeline",
         ClientRequestToken="c" * 32,
     )
-    tuning.upload("other/strict.jsonl", dialogues(40, "strict"))
+    tuning.upload("other/strict.jsonl", dialogues(60, "strict"))
     execution = start(tuning, "other/strict.jsonl", pipeline=strict["PipelineArn"].split("/")[-1])
     assert tuning.end_of(execution)["PipelineExecutionStatus"] == "Failed"
     steps = tuning.steps(execution)
