@@ -119,7 +119,7 @@ def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> dict[
     return {
         "Model to invoke": model_id,
         "Named by": f"{outputs['ModelParameterName']} (Parameter Store)",
-        "Run in S3": f"s3://{demo.bucket}/{demo.run_folder}/ (until the cloud stopped)",
+        "Was in S3": f"s3://{demo.bucket}/{demo.run_folder}/",
     }
 
 
