@@ -24,7 +24,7 @@ ALPHA = 32
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LAYERS = 20  # the uppermost; those below stay as they are, and are not differentiated
 SEED = 20
-TOKENS_AT_ONCE = 2_048  # padding included; a larger batch is computed in parts
+TOKENS_AT_ONCE = 1_024  # padding included; a larger batch is computed in parts
 GRADIENT_NORM = 1.0
 
 

@@ -1,20 +1,16 @@
-"""Amazon Bedrock in the embedded cloud: customization jobs, custom models, capacity, invocation.
+"""Amazon Bedrock in the embedded cloud: customization jobs, custom models, serving capacity.
 
-Every text model answers with one small model, tuned ones with the adapter their job trained. See
-docs/local-bedrock.md.
+See docs/local-bedrock.md.
 """
 
-import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from secrets import choice
 from string import ascii_lowercase, digits
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from bedrock import embeddings, text
 from bedrock.models import (
     FoundationModel,
     HyperparameterError,
@@ -26,15 +22,18 @@ from bedrock.models import (
     require_tunable,
     require_usable,
 )
-from bedrock.text import BodyError
-from local.bedrock.embeddings import DIMENSIONS, EmbeddingModel
 from local.bedrock.jobs import Job, Runner
-from local.bedrock.text_model import ModelFailedError, RefusedError, TextModel
+from local.bedrock.listing import page_of
+from local.bedrock.refusals import invalid, is_past, known_model, not_found, refuse, today
+from local.bedrock.runtime import BedrockRuntimeService
+from local.bedrock.text_model import weights_cache
 from local.bedrock.training import TrainingJob
 from local.protocol import Service, ServiceError
 
 if TYPE_CHECKING:
     from local.cloud import Cloud
+
+__all__ = ["BedrockRuntimeService", "BedrockService"]
 
 RUNNING_JOBS = 2  # at once, in an account
 SECONDS_TO_SERVE = 60  # from Creating to InService or Active
@@ -96,13 +95,13 @@ class BedrockService(Service):
     # Foundation models
 
     def get_foundation_model(self, request: dict[str, Any]) -> dict[str, Any]:
-        model = _known_model(request["modelIdentifier"])
-        if _is_past(model):
-            raise _not_found(f"{model.id} has reached its end of life.")
+        model = known_model(request["modelIdentifier"])
+        if is_past(model):
+            raise not_found(f"{model.id} has reached its end of life.")
         return {"modelDetails": self._foundation_model(model)}
 
     def list_foundation_models(self, request: dict[str, Any]) -> dict[str, Any]:
-        described = [self._foundation_model(model) for model in all_models() if not _is_past(model)]
+        described = [self._foundation_model(model) for model in all_models() if not is_past(model)]
         filters = {
             "byCustomizationType": "customizationsSupported",
             "byOutputModality": "outputModalities",
@@ -126,7 +125,7 @@ class BedrockService(Service):
             if earlier := _same_token(self._jobs.values(), request):
                 return {"jobArn": earlier.arn}
             model, rules = self._check_model(request)
-            _refuse(request, "vpcConfig", "customizationConfig")
+            refuse(request, "vpcConfig", "customizationConfig")
             hyperparameters = _hyperparameters(rules, request.get("hyperParameters", {}))
             training, validation = _data_uris(request)
             _check_key(request)
@@ -186,7 +185,7 @@ class BedrockService(Service):
         )
 
     def list_model_customization_jobs(self, request: dict[str, Any]) -> dict[str, Any]:
-        return _page(
+        return page_of(
             request,
             "modelCustomizationJobSummaries",
             [
@@ -236,7 +235,7 @@ class BedrockService(Service):
     def list_custom_models(self, request: dict[str, Any]) -> dict[str, Any]:
         if request.get("isOwned") is False:
             return {"modelSummaries": []}
-        return _page(
+        return page_of(
             request,
             "modelSummaries",
             [
@@ -294,7 +293,7 @@ class BedrockService(Service):
         return self._throughput(_find(self._throughputs, request["provisionedModelId"]))
 
     def list_provisioned_model_throughputs(self, request: dict[str, Any]) -> dict[str, Any]:
-        return _page(
+        return page_of(
             request,
             "provisionedModelSummaries",
             [self._throughput(throughput) for throughput in self._throughputs.copy().values()],
@@ -321,7 +320,7 @@ class BedrockService(Service):
             custom = self._custom_model(request["modelArn"])
             base = custom.job.base_model
             if not require_tunable(base).on_demand:
-                raise _invalid(
+                raise invalid(
                     f"Custom models of {base.id} cannot be deployed on demand: "
                     "serve them with Provisioned Throughput."
                 )
@@ -345,7 +344,7 @@ class BedrockService(Service):
         )
 
     def list_custom_model_deployments(self, request: dict[str, Any]) -> dict[str, Any]:
-        return _page(
+        return page_of(
             request,
             "modelDeploymentSummaries",
             [
@@ -370,7 +369,7 @@ class BedrockService(Service):
 
     def list_tags_for_resource(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["resourceARN"] not in self._tags:
-            raise _not_found(f"No resource {request['resourceARN']}.")
+            raise not_found(f"No resource {request['resourceARN']}.")
         return {"tags": self._tags[request["resourceARN"]]}
 
     # For bedrock-runtime
@@ -382,30 +381,30 @@ class BedrockService(Service):
         )
         capacity = _find(self._throughputs if kind == "InService" else self._deployments, arn)
         if not capacity.is_ready:
-            raise _invalid(f"{arn} is Creating: it can be invoked once it is {kind}.")
+            raise invalid(f"{arn} is Creating: it can be invoked once it is {kind}.")
         return capacity
 
     def _check_model(self, request: Mapping[str, Any]) -> tuple[FoundationModel, TuningRules]:
         kind = request.get("customizationType", "FINE_TUNING")
         if kind != "FINE_TUNING":
-            raise _invalid(f"The embedded cloud does FINE_TUNING only, not {kind}.")
+            raise invalid(f"The embedded cloud does FINE_TUNING only, not {kind}.")
         if ":custom-model/" in request["baseModelIdentifier"]:
-            raise _invalid("The embedded cloud tunes foundation models only, not custom models.")
+            raise invalid("The embedded cloud tunes foundation models only, not custom models.")
         try:
             model = find_model(request["baseModelIdentifier"])
-            require_usable(model, _today())
+            require_usable(model, today())
             rules = require_tunable(model)
         except (UnknownModelError, UnusableModelError) as error:
-            raise _invalid(str(error)) from error
+            raise invalid(str(error)) from error
         region = self._cloud.config.region
         if region not in rules.regions:
-            raise _invalid(
+            raise invalid(
                 f"{model.id} can be fine-tuned in {', '.join(rules.regions)}, not in {region}."
             )
         return model, rules
 
     def _check_model_name(self, name: str) -> None:
-        taken = {model.name for model in self._models.values()}
+        taken = {model.name for model in self._models.copy().values()}
         taken.update(job.model_name for job in self._jobs.values() if job.runs)
         if name in taken:
             raise ServiceError(
@@ -438,13 +437,13 @@ class BedrockService(Service):
         for job in self._jobs.copy().values():
             if identifier in (job.arn, job.name):
                 return job
-        raise _not_found(f"No model customization job {identifier}.")
+        raise not_found(f"No model customization job {identifier}.")
 
     def _custom_model(self, identifier: str) -> CustomModel:
         for model in self._models.copy().values():
             if identifier in (model.arn, model.name):
                 return model
-        raise _not_found(f"No custom model {identifier}.")
+        raise not_found(f"No custom model {identifier}.")
 
     def _servable(self, identifier: str) -> tuple[FoundationModel, CustomModel | None]:
         """The base and custom model (if it is one) that a provisioned throughput is to serve."""
@@ -454,7 +453,7 @@ class BedrockService(Service):
             custom = self._custom_model(identifier)
             return custom.job.base_model, custom
         if model.end_of_life is not None:
-            raise _invalid(f"{model.id} is Legacy: it takes no new provisioned throughput.")
+            raise invalid(f"{model.id} is Legacy: it takes no new provisioned throughput.")
         return model, None
 
     def _capacity(
@@ -467,7 +466,7 @@ class BedrockService(Service):
         custom: CustomModel | None,
     ) -> Capacity:
         if any(capacity.name == name for capacity in known.values()):
-            raise _invalid(f"The name {name} is already in use.")
+            raise invalid(f"The name {name} is already in use.")
         now = datetime.now(UTC)
         capacity = Capacity(
             arn=self._arn(f"{kind}/{_new_id()}"),
@@ -532,103 +531,10 @@ class BedrockService(Service):
         return f"arn:aws:bedrock:{config.region}:{config.account_id}:{resource}"
 
 
-class BedrockRuntimeService(Service):
-    """InvokeModel. Other operations of `bedrock-runtime` are refused."""
-
-    name: ClassVar[str] = "bedrock-runtime"
-
-    def __init__(self, cloud: "Cloud") -> None:
-        self._cloud = cloud
-        folder = cloud.config.state_dir.resolve() / "bedrock"
-        self._text = TextModel(cloud.config.model, weights_cache(cloud), folder / "generation.log")
-        self._embeddings = EmbeddingModel()
-
-    def stop(self) -> None:
-        self._text.stop()
-
-    def invoke_model(self, request: dict[str, Any]) -> dict[str, Any]:
-        _refuse(request, "guardrailIdentifier", "trace", "performanceConfigLatency", "serviceTier")
-        model, adapter = self._model(request["modelId"])
-        try:
-            body = json.loads(request.get("body") or b"")
-            if not isinstance(body, dict):
-                raise BodyError("Malformed input request: the body must be a JSON object.")
-            answer = self._answer(model, adapter, body)
-        except (BodyError, RefusedError) as error:
-            raise _invalid(str(error)) from error
-        except ValueError as error:
-            raise _invalid(f"Malformed input request: the body is not JSON: {error}") from error
-        except ModelFailedError as error:
-            raise ServiceError("ModelErrorException", str(error), 424) from error
-        return {"body": json.dumps(answer).encode(), "contentType": "application/json"}
-
-    def _answer(
-        self, model: FoundationModel, adapter: Path | None, body: dict[str, Any]
-    ) -> dict[str, Any]:
-        if "text" in model.tasks:
-            system, messages, limits = text.parse_request(model.family, body)
-            answer = self._text.answer(adapter, system, messages, limits)
-            return text.response_body(model.family, answer)
-        if "embedding" in model.tasks:
-            texts, dimensions = embeddings.parse_request(model, body)
-            if dimensions != DIMENSIONS:
-                raise BodyError(
-                    f"The embedded cloud makes vectors of {DIMENSIONS} dimensions only, "
-                    f"not {dimensions}, which {model.id} would make here."
-                )
-            vectors, tokens = self._embeddings.embed(texts, body.get("normalize", True))
-            return embeddings.response_body(model, vectors, texts, tokens)
-        raise BodyError(f"The embedded cloud does not draw: {model.id} cannot be invoked here.")
-
-    def _model(self, identifier: str) -> tuple[FoundationModel, Path | None]:
-        """The model that answers for an id or ARN, and the adapter it answers with."""
-        bedrock = self._cloud.services["bedrock"]
-        assert isinstance(bedrock, BedrockService)  # noqa: S101
-        if ":provisioned-model/" in identifier or ":custom-model-deployment/" in identifier:
-            capacity = bedrock.serving(identifier)
-            custom = capacity.custom_model
-            return capacity.base_model, custom.job.adapter if custom else None
-        if ":custom-model/" in identifier:
-            raise _invalid(
-                "A custom model is not invoked by its own ARN, but by that of its provisioned "
-                "throughput or custom model deployment."
-            )
-        model = _known_model(identifier)
-        if _is_past(model):
-            raise _not_found("This model version has reached the end of its life.")
-        self._check_on_demand(model, identifier)
-        return model, None
-
-    def _check_on_demand(self, model: FoundationModel, identifier: str) -> None:
-        by_profile = "inference-profile/" in identifier or (
-            not identifier.startswith("arn:") and identifier != model.id
-        )
-        if by_profile and not model.tuning:
-            return
-        if model.tuning or self._cloud.config.region not in model.regions:
-            raise _invalid(
-                f"Invocation of model ID {identifier} with on-demand throughput isn't supported in "
-                f"{self._cloud.config.region}. Retry with {model.invoke_id}, or with the ID of an "
-                "inference profile that contains this model."
-            )
-
-
-def weights_cache(cloud: "Cloud") -> Path:
-    """Where the model's weights are kept once read: beside the state, for clouds to share."""
-    return cloud.config.state_dir.resolve().parent / "cache"
-
-
-def _known_model(identifier: str) -> FoundationModel:
-    try:
-        return find_model(identifier)
-    except UnknownModelError as error:
-        raise _not_found(str(error)) from error
-
-
 def _hyperparameters(rules: TuningRules, asked: Mapping[str, str]) -> dict[str, float]:
     """The value of every hyperparameter, the service's default where none is asked for."""
     if unknown := sorted(set(asked) - set(rules.hyperparameters)):
-        raise _invalid(
+        raise invalid(
             f"Unknown hyperparameter {', '.join(unknown)}. "
             f"This model takes {', '.join(rules.hyperparameters)}."
         )
@@ -638,31 +544,25 @@ def _hyperparameters(rules: TuningRules, asked: Mapping[str, str]) -> dict[str, 
             for name, rule in rules.hyperparameters.items()
         }
     except HyperparameterError as error:
-        raise _invalid(str(error)) from error
+        raise invalid(str(error)) from error
 
 
 def _data_uris(request: Mapping[str, Any]) -> tuple[str, str | None]:
     """The training object's URI and the validation object's, if any."""
     training = request["trainingDataConfig"]
-    _refuse(training, "invocationLogsConfig")
+    refuse(training, "invocationLogsConfig")
     if "s3Uri" not in training:
-        raise _invalid("trainingDataConfig.s3Uri is missing.")
+        raise invalid("trainingDataConfig.s3Uri is missing.")
     validators = request.get("validationDataConfig", {}).get("validators", [])
     if len(validators) > 1:
-        raise _invalid("validationDataConfig takes one validator at most.")
+        raise invalid("validationDataConfig takes one validator at most.")
     return training["s3Uri"], validators[0]["s3Uri"] if validators else None
 
 
 def _check_key(request: Mapping[str, Any]) -> None:
     key = request.get("customModelKmsKeyId")
     if key is not None and ":key/" not in key:
-        raise _invalid("The embedded cloud takes customModelKmsKeyId as a key's ARN only.")
-
-
-def _refuse(request: Mapping[str, Any], *members: str) -> None:
-    for member in members:
-        if request.get(member):
-            raise _invalid(f"The embedded cloud does not support {member}.")
+        raise invalid("The embedded cloud takes customModelKmsKeyId as a key's ARN only.")
 
 
 def _same_token(known: Iterable[Asked], request: Mapping[str, Any]) -> Asked | None:
@@ -678,7 +578,7 @@ def _find(known: Mapping[str, Capacity], identifier: str) -> Capacity:
     for capacity in list(known.values()):
         if identifier in (capacity.arn, capacity.name, capacity.arn.rpartition("/")[2]):
             return capacity
-    raise _not_found(f"No provisioned throughput or custom model deployment {identifier}.")
+    raise not_found(f"No provisioned throughput or custom model deployment {identifier}.")
 
 
 def _deployed(deployment: Capacity) -> dict[str, Any]:
@@ -690,62 +590,9 @@ def _deployed(deployment: Capacity) -> dict[str, Any]:
     }
 
 
-def _page(
-    request: Mapping[str, Any],
-    member: str,
-    items: list[dict[str, Any]],
-    name: str,
-    created: str,
-    equals: Mapping[str, str],
-) -> dict[str, Any]:
-    """A List operation's answer: filtered, sorted by creation, a page at a time.
-
-    `name` and `created` are the members that the filters of these operations look at; `equals`
-    gives the member for each filter that asks for equality.
-    """
-    after = request.get("creationTimeAfter") or request.get("createdAfter")
-    before = request.get("creationTimeBefore") or request.get("createdBefore")
-    tests: list[Callable[[dict[str, Any]], bool]] = [
-        lambda item: request.get("nameContains", "") in item[name],
-        lambda item: after is None or item[created] > after,
-        lambda item: before is None or item[created] < before,
-        *(
-            lambda item, wanted=request[asked], of=of: item.get(of) == wanted
-            for asked, of in equals.items()
-            if asked in request
-        ),
-    ]
-    found = [item for item in items if all(test(item) for test in tests)]
-    found.sort(key=lambda item: item[created], reverse=request.get("sortOrder") != "Ascending")
-    start = request.get("nextToken", "0")
-    if not start.isdigit():
-        raise _invalid("nextToken is not one of this operation's.")
-    end = int(start) + request.get("maxResults", 100)
-    page: dict[str, Any] = {member: found[int(start) : end]}
-    if end < len(found):
-        page["nextToken"] = str(end)
-    return page
-
-
 def _present(**members: Any) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None}
 
 
 def _new_id() -> str:
     return "".join(choice(ascii_lowercase + digits) for _ in range(12))
-
-
-def _today() -> date:
-    return datetime.now(UTC).date()
-
-
-def _is_past(model: FoundationModel) -> bool:
-    return model.end_of_life is not None and model.end_of_life <= _today()
-
-
-def _invalid(message: str) -> ServiceError:
-    return ServiceError("ValidationException", message)
-
-
-def _not_found(message: str) -> ServiceError:
-    return ServiceError("ResourceNotFoundException", message, 404)

@@ -8,10 +8,13 @@ import sys
 import threading
 from concurrent.futures import Future, TimeoutError
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bedrock.conversations import Message
 from bedrock.text import Answer, Limits
+
+if TYPE_CHECKING:
+    from local.cloud import Cloud
 
 PROJECT_ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0  # seconds until an answer is given up
@@ -117,6 +120,11 @@ class TextModel:
         self._pending = {}
         threading.Thread(target=_read, args=(process, self._pending), daemon=True).start()
         return process
+
+
+def weights_cache(cloud: "Cloud") -> Path:
+    """Where the model's weights are kept once read: beside the state, for clouds to share."""
+    return cloud.config.state_dir.resolve().parent / "cache"
 
 
 def _read(process: "subprocess.Popen[str]", pending: dict[int, Future[dict[str, Any]]]) -> None:
