@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 
 WAKE_SECONDS = 0.5  # how long a stopped execution's wait may go on
 START_SECONDS = 30  # how long the parser may take before an execution can be stopped
+HISTORY_PAGE = 100  # events, where GetExecutionHistory's maxResults is not given
 
 
 class StateMachines:
@@ -85,6 +86,7 @@ class StateMachines:
         patches.wrap(Execution, "get_start_execution_details", _start_time_as_text)
         patches.replace(StepFunctionResponse, "stop_execution", self._stop_execution())
         patches.wrap(StepFunctionResponse, "describe_execution", _with_stop_date)
+        patches.replace(StepFunctionResponse, "get_execution_history", _get_execution_history)
 
     def stop(self) -> None:
         for backends in list(stepfunctions_parser_backends.values()):
@@ -270,3 +272,30 @@ def _with_stop_date(original: Callable[..., ActionResult]) -> Callable[..., Acti
         return answer
 
     return describe_execution
+
+
+def _get_execution_history(response: StepFunctionResponse) -> ActionResult:
+    """The events in the order, in the pages and as fully as asked for; moto gives all at once."""
+    history = response.stepfunction_backend.get_execution_history(
+        response._get_param("executionArn")
+    )
+    events = history["events"]
+    if response._get_param("reverseOrder"):
+        events = events[::-1]
+    start = int(response._get_param("nextToken") or 0)
+    end = start + int(response._get_param("maxResults") or HISTORY_PAGE)
+    page = events[start:end]
+    if response._get_param("includeExecutionData") is False:
+        page = [_without_data(event) for event in page]
+    return ActionResult(
+        {"events": page, "nextToken": str(end)} if end < len(events) else {"events": page}
+    )
+
+
+def _without_data(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: {key: value for key, value in detail.items() if key not in ("input", "output")}
+        if isinstance(detail, Mapping)
+        else detail
+        for name, detail in event.items()
+    }

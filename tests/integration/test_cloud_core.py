@@ -557,9 +557,21 @@ class TestStateMachines:
         output = json.loads(execution["output"])
         assert output["state"] == {"id": "good", "steps": 2}
         assert output["started"].endswith("Z")
-        history = cloud.client("stepfunctions").get_execution_history(executionArn=arn)["events"]
+        states = cloud.client("stepfunctions")
+        history = states.get_execution_history(executionArn=arn)["events"]
         assert history[0]["type"] == "ExecutionStarted"
         assert history[-1]["type"] == "ExecutionSucceeded"
+        backwards = states.get_execution_history(
+            executionArn=arn, reverseOrder=True, maxResults=2, includeExecutionData=False
+        )
+        assert [event["id"] for event in backwards["events"]] == [
+            event["id"] for event in history[:-3:-1]
+        ]
+        assert "output" not in backwards["events"][0]["executionSucceededEventDetails"]
+        pages = states.get_paginator("get_execution_history").paginate(
+            executionArn=arn, PaginationConfig={"PageSize": 3}
+        )
+        assert [event for page in pages for event in page["events"]] == history
         detail = self.published(cloud, outputs, arn)
         assert detail["status"] == "SUCCEEDED"
         assert json.loads(detail["input"]) == {"id": "good"}
