@@ -28,6 +28,7 @@ LOCAL = [
     *DEFINITIONS,
     *FUNCTIONS,
     *CONTAINERS,
+    "aws-croniter>=2.1,<3",
     "awslambdaric>=3",
     "moto[server]>=5.2.5,<5.3",
     "torch==2.13.0",

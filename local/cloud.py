@@ -23,6 +23,7 @@ from local.functions import Functions
 from local.patches import Patches
 from local.protocol import Service
 from local.queues import Queues
+from local.schedules import Schedules
 from local.server import Gateway, Server
 from local.statemachines import StateMachines
 
@@ -52,6 +53,7 @@ class Cloud:
             self.functions,
             self.events,
             Queues(self),
+            Schedules(self),
             StateMachines(self),
             CloudFormation(self),
         )

@@ -294,6 +294,25 @@ class Alarm(Resource):
         self.client("cloudwatch").delete_alarms(AlarmNames=[self.physical_resource_id])
 
 
+class Schedule(Resource):
+    type = "AWS::Scheduler::Schedule"
+    name_property = "Name"
+
+    @classmethod
+    def put(cls, name: str, properties: dict[str, Any]) -> Resource:
+        scheduler = cls.client("scheduler")
+        arguments = {**properties, "Name": name}
+        known = scheduler.get_paginator("list_schedules").paginate(NamePrefix=name)
+        if any(found["Name"] == name for page in known for found in page["Schedules"]):
+            arn = scheduler.update_schedule(**arguments)["ScheduleArn"]
+        else:
+            arn = scheduler.create_schedule(**arguments)["ScheduleArn"]
+        return cls(name, {"Arn": arn})
+
+    def remove(self) -> None:
+        self.client("scheduler").delete_schedule(Name=self.physical_resource_id)
+
+
 class Metadata(Resource):
     """What the CDK notes about itself: nothing to create, in AWS neither."""
 
@@ -313,6 +332,7 @@ RESOURCES: tuple[type[Resource], ...] = (
     Subscription,
     EventInvokeConfig,
     Alarm,
+    Schedule,
     Metadata,
 )
 
