@@ -16,9 +16,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bedrock import embeddings, text
 from bedrock.models import FoundationModel
 from evaluation.errors import EvaluationError
+from evaluation.held_out import HeldOutRecord
 from evaluation.metrics import cosine_similarity
 from evaluation.report import FailedAnswer, Step
-from evaluation.test_set import TestRecord
 
 MAX_FAILED_FRACTION = 0.1
 ATTEMPTS = 6
@@ -39,7 +39,7 @@ class ModelAnswer:
 class AnswerPair:
     """A test record with the answers of both models."""
 
-    record: TestRecord
+    record: HeldOutRecord
     base: ModelAnswer
     tuned: ModelAnswer
 
@@ -93,7 +93,7 @@ class Models:
     limits: text.Limits
     clients: Mapping[Step, Any]
 
-    def answer_pair(self, record: TestRecord) -> AnswerPair:
+    def answer_pair(self, record: HeldOutRecord) -> AnswerPair:
         """Ask both models one record's prompt. Raises _Failed at the first call that fails."""
         base, base_seconds = self._answer("base", self.base.invoke_id, record)
         tuned, tuned_seconds = self._answer("tuned", self.serving_model, record)
@@ -104,7 +104,7 @@ class Models:
             tuned=ModelAnswer(tuned, tuned_seconds, tuned_similarity),
         )
 
-    def _answer(self, step: Step, model_id: str, record: TestRecord) -> tuple[str, float]:
+    def _answer(self, step: Step, model_id: str, record: HeldOutRecord) -> tuple[str, float]:
         try:
             request = text.request_body(
                 self.base.family, record.system, record.messages, self.limits
@@ -145,8 +145,8 @@ class Models:
         return json.loads(response["body"].read())
 
 
-def answer_test_set(
-    records: Sequence[TestRecord], models: Models, concurrency: int
+def answer_all(
+    records: Sequence[HeldOutRecord], models: Models, concurrency: int
 ) -> tuple[list[AnswerPair], list[FailedAnswer]]:
     """Ask both models every record, `concurrency` records at a time.
 

@@ -20,12 +20,12 @@ from pydantic import BaseModel, PositiveInt, ValidationError
 
 from bedrock.models import UnknownModelError, UnusableModelError, find_model, require_tunable
 from bedrock.text import Limits
-from evaluation.answers import AnswerPair, Models, answer_test_set, runtime_client
+from evaluation.answers import AnswerPair, Models, answer_all, runtime_client
 from evaluation.errors import EvaluationError
+from evaluation.held_out import HeldOutRecord, choose, read_held_out
 from evaluation.model_archive import write_model_archive
 from evaluation.report import Evaluation, FailedAnswer, Gain, Sample, Step, gate_value
 from evaluation.scores import compare, perplexity_gain
-from evaluation.test_set import TestRecord, choose, read_test_set
 from evaluation.training_metrics import job_folder, read_training, read_validation
 
 MESSAGE_BYTES = 1024  # what SageMaker keeps of a job's failure reason
@@ -92,7 +92,7 @@ def evaluate(arguments: Arguments, inputs: Path) -> Evaluation:
     job = job_folder(inputs / "training", arguments.job_arn)
     training, validation = read_training(job), read_validation(job)
     data_format = require_tunable(base_model).data_format
-    records = read_test_set(inputs / "test" / "data.jsonl", data_format)
+    records = read_held_out(inputs / "test" / "data.jsonl", data_format)
     pairs, failed = _ask(arguments, records)
     base = tuned = None
     gain = Gain(perplexity=perplexity_gain(validation))
@@ -116,7 +116,7 @@ def evaluate(arguments: Arguments, inputs: Path) -> Evaluation:
 
 
 def _ask(
-    arguments: Arguments, records: list[TestRecord]
+    arguments: Arguments, records: list[HeldOutRecord]
 ) -> tuple[list[AnswerPair], list[FailedAnswer]]:
     if arguments.serving_model is None:
         print("The tuned model has no serving capacity: no answers are scored.", flush=True)
@@ -130,7 +130,7 @@ def _ask(
     )
     chosen = choose(records, arguments.max_records)
     print(f"Scoring {len(chosen)} of {len(records)} test records.", flush=True)
-    pairs, failed = answer_test_set(chosen, models, arguments.concurrency)
+    pairs, failed = answer_all(chosen, models, arguments.concurrency)
     if failed:
         print(f"{len(failed)} records failed and are left out, see failed_answers.", flush=True)
     return pairs, failed

@@ -11,10 +11,8 @@ from evaluation.errors import EvaluationError
 
 
 @dataclass(frozen=True)
-class TestRecord:
+class HeldOutRecord:
     """A conversation up to the user's last turn, and the answer that is expected to it."""
-
-    __test__ = False  # not a test case, whatever pytest thinks of the name
 
     line: int
     system: str | None
@@ -29,7 +27,7 @@ class TestRecord:
         return "\n".join(f"{message.role}: {message.text}" for message in self.messages)
 
 
-def read_test_set(path: Path, data_format: DataFormat) -> list[TestRecord]:
+def read_held_out(path: Path, data_format: DataFormat) -> list[HeldOutRecord]:
     """All records of a JSON Lines file in a base model's data format.
 
     Raises
@@ -53,7 +51,7 @@ def read_test_set(path: Path, data_format: DataFormat) -> list[TestRecord]:
     return records
 
 
-def _record(path: Path, number: int, line: bytes, data_format: DataFormat) -> TestRecord:
+def _record(path: Path, number: int, line: bytes, data_format: DataFormat) -> HeldOutRecord:
     try:
         conversation = from_record(data_format, json.loads(line))
     except ValueError as error:
@@ -63,18 +61,18 @@ def _record(path: Path, number: int, line: bytes, data_format: DataFormat) -> Te
     turns = conversation.messages
     if [turn.role for turn in turns[-2:]] != ["user", "assistant"] or not turns[-1].text.strip():
         raise EvaluationError(f"{path} line {number} does not end with an answer to a prompt.")
-    return TestRecord(number, conversation.system, turns[:-1], turns[-1].text)
+    return HeldOutRecord(number, conversation.system, turns[:-1], turns[-1].text)
 
 
-def choose(records: list[TestRecord], count: int) -> list[TestRecord]:
-    """At most `count` records, in the file's order.
+def choose(records: list[HeldOutRecord], count: int) -> list[HeldOutRecord]:
+    """At most `count` records, by hash of their content.
 
-    Those with the smallest hashes of their content: the same file gives the same choice, and
-    adding records moves few of it.
+    The same file gives the same choice, adding records moves few of it, and what lies together in
+    the file is mixed: the first ones are a fair sample.
     """
-    return sorted(sorted(records, key=_digest)[:count], key=lambda record: record.line)
+    return sorted(records, key=_digest)[:count]
 
 
-def _digest(record: TestRecord) -> bytes:
+def _digest(record: HeldOutRecord) -> bytes:
     content = json.dumps([record.system, record.prompt, record.reference])
     return hashlib.sha256(content.encode()).digest()
