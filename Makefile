@@ -22,7 +22,7 @@ up: $(VENV)/.local ## the embedded cloud, until Ctrl-C
 	$(BIN)/quench up
 
 test: check $(AWS_CLI) ## all tests and checks
-	QUENCH_TEST_AWS_CLI=$(AWS_CLI) $(BIN)/pytest -n 2 --dist loadfile
+	TEST_AWS_CLI=$(AWS_CLI) $(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev ## formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -10,10 +10,10 @@ import pytest
 from stack import ROOT, Tuning, dialogues, small, until
 
 SETTINGS = small()
-CLI = os.environ.get("QUENCH_TEST_AWS_CLI")
+CLI = os.environ.get("TEST_AWS_CLI")
 
 pytestmark = pytest.mark.skipif(
-    CLI is None, reason="QUENCH_TEST_AWS_CLI names no AWS CLI; `make test` installs one"
+    CLI is None, reason="TEST_AWS_CLI names no AWS CLI; `make test` installs one"
 )
 
 
