@@ -19,6 +19,7 @@ from lambdas.validation import read_environment
 
 ALLOWED = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 SUCCESS = "_SUCCESS"
+URI_LIMIT = 256  # characters; of a container argument, and of a model package's metadata
 # A pipeline execution that makes another one for the same dataset pointless.
 RUNNING_OR_DONE = {"Executing", "Stopping", "Succeeded"}
 
@@ -109,7 +110,7 @@ def start_uploaded(bucket: str, uploaded: S3Object) -> dict[str, str]:
     Raises
     ------
     UnusableDatasetError
-        If it lies where datasets do but has another file type, or is empty.
+        If it lies where datasets do but has another file type, is empty, or has too long a key.
     """
     where = f"s3://{bucket}/{uploaded.key}"
     datasets = f"s3://{environment.DATA_BUCKET}/{environment.DATASET_PREFIX}"
@@ -121,6 +122,11 @@ def start_uploaded(bucket: str, uploaded: S3Object) -> dict[str, str]:
         raise UnusableDatasetError(
             f"{where} is not a dataset: allowed are {', '.join(ALLOWED)} (each also as .gz), or a"
             f" folder of such files that ends with an object {SUCCESS}"
+        )
+    if len(where.removesuffix(SUCCESS)) > URI_LIMIT:
+        raise UnusableDatasetError(
+            f"{where} is longer than {URI_LIMIT} characters, which neither a processing job's "
+            "arguments nor a model package's metadata can hold: upload it under a shorter key"
         )
     if uploaded.size == 0 and not uploaded.key.endswith(SUCCESS):
         raise UnusableDatasetError(f"{where} is empty: upload it again with its records")

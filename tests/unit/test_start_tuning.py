@@ -177,6 +177,7 @@ def test_files_of_a_folder_and_foreign_keys_start_nothing(
         ("datasets/dialogues.gz", 100, "allowed are .jsonl"),
         ("datasets/_SUCCESS", 0, "folder"),
         ("datasets/dialogues.csv", 0, "is empty"),
+        (f"datasets/{'d' * 250}.csv", 100, "256 characters"),
     ],
 )
 def test_what_cannot_be_a_dataset_is_an_error_that_names_it(
