@@ -179,8 +179,10 @@ def answer_all(
                 raise EvaluationError(_too_many(failed, len(pairs), len(records)))
     finally:
         pool.shutdown(cancel_futures=True)
-    pairs.sort(key=lambda pair: pair.record.line)
-    return pairs, sorted(failed, key=lambda answer: answer.line)
+    place = {record.line: number for number, record in enumerate(records)}
+    pairs.sort(key=lambda pair: place[pair.record.line])
+    failed.sort(key=lambda answer: place[answer.line])
+    return pairs, failed
 
 
 def _too_many(failed: Sequence[FailedAnswer], answered: int, chosen: int) -> str:

@@ -233,13 +233,15 @@ def test_scores_base_and_tuned_side_by_side(job: Job, runtime: BedrockRuntime) -
     assert gain["intervals"]["rouge_l"] == [1.0, 1.0]
     assert report["failed_answers"] == []
     assert len(report["samples"]) == 10
-    assert report["samples"][3] == {
-        "system": "You keep the lanterns.",
-        "prompt": "What of lantern 3",
-        "reference": "The lantern number 3 burns blue over Emberfall.",
-        "base": "I am a helpful assistant.",
-        "tuned": "The lantern number 3 burns blue over Emberfall.",
-    }
+    for sample in report["samples"]:
+        lantern = number(sample["prompt"])
+        assert sample == {
+            "system": "You keep the lanterns.",
+            "prompt": f"What of lantern {lantern}",
+            "reference": f"The lantern number {lantern} burns blue over Emberfall.",
+            "base": "I am a helpful assistant.",
+            "tuned": f"The lantern number {lantern} burns blue over Emberfall.",
+        }
 
 
 def test_asks_both_models_alike(job: Job, runtime: BedrockRuntime) -> None:
@@ -281,11 +283,11 @@ def test_scores_a_fixed_choice_of_a_large_test_set(job: Job, runtime: BedrockRun
     report = job.report()
     assert (report["test_records"], report["scored_records"]) == (12, 5)
     chosen = [sample["prompt"] for sample in report["samples"]]
-    assert chosen == sorted(chosen, key=number)
+    assert chosen != sorted(chosen, key=number)
 
     job.test_set.write_text("".join(sorted(job.test_set.open(), reverse=True)))
     job.run(max_records="5")
-    assert {sample["prompt"] for sample in job.report()["samples"]} == set(chosen)
+    assert [sample["prompt"] for sample in job.report()["samples"]] == chosen
 
 
 def test_asks_again_when_throttled(job: Job, runtime: BedrockRuntime) -> None:
