@@ -176,7 +176,8 @@ class Cloud:
 
 def _services(cloud: Cloud) -> list[Service]:
     """Every engine of ours that answers API calls."""
-    from local.bedrock.service import BedrockRuntimeService, BedrockService
+    from local.bedrock.runtime import BedrockRuntimeService
+    from local.bedrock.service import BedrockService
     from local.sagemaker.service import SageMakerService
 
     return [SageMakerService(cloud), BedrockService(cloud), BedrockRuntimeService(cloud)]

@@ -25,7 +25,6 @@ from bedrock.models import (
 from local.bedrock.jobs import Job, Runner
 from local.bedrock.listing import page_of
 from local.bedrock.refusals import invalid, is_past, known_model, not_found, refuse, today
-from local.bedrock.runtime import BedrockRuntimeService
 from local.bedrock.text_model import weights_cache
 from local.bedrock.training import TrainingJob
 from local.protocol import Service, ServiceError
@@ -33,7 +32,6 @@ from local.protocol import Service, ServiceError
 if TYPE_CHECKING:
     from local.cloud import Cloud
 
-__all__ = ["BedrockRuntimeService", "BedrockService"]
 
 RUNNING_JOBS = 2  # at once, in an account
 SECONDS_TO_SERVE = 60  # from Creating to InService or Active
