@@ -18,6 +18,7 @@ from cli import result, view
 from cli.errors import CommandError, needs
 from cli.progress import Progress, Step, expected_steps, merge_steps, now
 from cli.result import RESULT_FILE, DemoResult
+from cli.synth import load_settings
 from cli.up import ModelSize, UpOptions, running_cloud
 from evaluation.report import Evaluation, ModelScores
 
@@ -109,7 +110,7 @@ def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> dict[
             )
             demo = Demo(cloud, outputs, progress, outcome, deadline)
         with progress.phase("upload"):
-            demo.upload(options.dataset)
+            demo.upload(options.dataset, load_settings(options.settings).dataset.prefix)
         with progress.phase("tune"):
             demo.tune()
         with progress.phase("approve"):
@@ -166,8 +167,8 @@ class Demo:
         progress.note("start", cloud.endpoint)
         progress.update(steps=self._expected)
 
-    def upload(self, dataset: Path) -> None:
-        key = f"datasets/{dataset.name}"
+    def upload(self, dataset: Path, prefix: str) -> None:
+        key = f"{prefix}{dataset.name}"
         self._progress.note("upload", f"{key} to {self.bucket}")
         self._s3.upload_file(str(dataset), self.bucket, key)
 

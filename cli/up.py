@@ -106,7 +106,10 @@ def serve(options: UpOptions, console: Console) -> None:
         seconds = time.monotonic() - started
         console.print(f"[green]✓[/] Ready at [bold]{cloud.endpoint}[/] after {seconds:.1f} s\n")
         console.print(listing(dict(sorted(outputs.items()))), soft_wrap=True)
-        _print_exports(console, cloud.environment(), outputs["DataBucketName"])
+        datasets = (
+            f"s3://{outputs['DataBucketName']}/{load_settings(options.settings).dataset.prefix}"
+        )
+        _print_exports(console, cloud.environment(), datasets)
         console.print(f"[dim]State and logs: {cloud.config.state_dir}[/]", soft_wrap=True)
         console.print("[dim]Ctrl-C stops it.[/]")
         for kind in (signal.SIGINT, signal.SIGTERM):
@@ -130,12 +133,12 @@ def require_free(port: int) -> None:
             ) from error
 
 
-def _print_exports(console: Console, environment: dict[str, str], bucket: str) -> None:
+def _print_exports(console: Console, environment: dict[str, str], datasets: str) -> None:
     console.print("\nIn another terminal:\n")
     for name in EXPORTED:
         console.print(f"  export {name}={environment[name]}", soft_wrap=True, highlight=False)
     console.print(
-        f"  aws s3 cp examples/emberfall/dialogues.jsonl s3://{bucket}/datasets/dialogues.jsonl\n",
+        f"  aws s3 cp examples/emberfall/dialogues.jsonl {datasets}dialogues.jsonl\n",
         soft_wrap=True,
         highlight=False,
     )

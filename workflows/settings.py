@@ -8,18 +8,35 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as UnreadableVariableError
 
-from bedrock.models import TuningRules, UnknownModelError, find_model, require_tunable
+from bedrock.models import TuningRules, UnknownModelError, all_models, find_model, require_tunable
 
 ENVIRONMENT_PREFIX = "QUENCH_"
 Fraction = Annotated[float, Field(gt=0, lt=0.5)]
+# The numbers of evaluation.json (docs/evaluation.md) that a gate can read.
+METRIC = (
+    r"^((gain|base|tuned)\.(perplexity|rouge_l|chrf|embedding_similarity)"
+    r"|(base|tuned)\.(length_ratio|latency_seconds\.p50|latency_seconds\.p95)"
+    r"|training\.(steps|first_loss|last_loss)"
+    r"|validation\.(first|last)_(loss|perplexity)"
+    r"|test_records|scored_records)$"
+)
 
 
 class SettingsError(ValueError):
@@ -31,7 +48,7 @@ class Section(BaseModel):
 
 
 class Dataset(Section):
-    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-./]+/$")] = "datasets/"
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-.][A-Za-z0-9_\-./]*/$")] = "datasets/"
     prompt_column: str = "auto"
     completion_column: str = "auto"
     system_column: str = "auto"
@@ -39,6 +56,14 @@ class Dataset(Section):
     test_fraction: Fraction = 0.1
     min_records: Annotated[int, Field(ge=3)] = 20
     max_rejected_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _columns_belong_together(self) -> "Dataset":
+        if (self.prompt_column == "auto") != (self.completion_column == "auto"):
+            raise ValueError(
+                "prompt_column and completion_column must both be named, or both be auto"
+            )
+        return self
 
 
 class Tuning(Section):
@@ -49,6 +74,19 @@ class Tuning(Section):
     schedule: Annotated[str, Field(pattern=r"^$|^(rate|cron)\(.+\)$")] = ""
     instance_type: Annotated[str, Field(pattern=r"^ml\.")] = "ml.m5.large"
     hyperparameters: dict[str, float] = {}
+
+    @field_validator("hyperparameters", mode="before")
+    @classmethod
+    def _names_in_their_own_case(cls, values: Any, info: ValidationInfo) -> Any:
+        """A variable's name says nothing of case: `QUENCH_…__EPOCHCOUNT` is `epochCount`."""
+        try:
+            rules = require_tunable(find_model(info.data["base_model"]))
+        except (KeyError, UnknownModelError):
+            return values  # what is wrong with the base model is said of that
+        if not isinstance(values, dict):
+            return values
+        known = {name.casefold(): name for name in rules.hyperparameters}
+        return {known.get(name.casefold(), name): value for name, value in values.items()}
 
     @property
     def rules(self) -> TuningRules:
@@ -95,11 +133,19 @@ class Evaluation(Section):
     max_tokens: Annotated[int, Field(ge=1, le=4_096)] = 64
     concurrency: Annotated[int, Field(ge=1, le=64)] = 8
 
+    @field_validator("embedding_model")
+    @classmethod
+    def _embeds(cls, model_id: str) -> str:
+        known = [model.id for model in all_models() if "embedding" in model.tasks]
+        if model_id not in known:
+            raise ValueError(f"{model_id} is not an embedding model; known are {', '.join(known)}")
+        return model_id
+
 
 class QualityGate(Section):
-    metric: Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_0-9]+)*$")] = "gain.rouge_l"
+    metric: Annotated[str, Field(pattern=METRIC)] = "gain.rouge_l"
     comparison: Literal["at_least", "at_most"] = "at_least"
-    threshold: float = 0.0
+    threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.0
 
 
 class Release(Section):
@@ -179,6 +225,8 @@ class Settings(BaseSettings):
             settings: Settings = reader(**overrides)
         except ValidationError as error:
             raise SettingsError(_explain(cls, error, file)) from error
+        except UnreadableVariableError as error:  # not the JSON that a whole section must be
+            raise SettingsError(f"{ENVIRONMENT_PREFIX}… variables: {error}") from error
         except ValueError as error:  # not TOML at all
             raise SettingsError(f"{file}: {error}") from error
         return settings

@@ -1,7 +1,12 @@
+from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
+from typing import get_args, get_origin
 
 import pytest
+from pydantic import BaseModel
 
+from evaluation.report import Evaluation
 from workflows.settings import Settings, SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +44,14 @@ def test_a_variable_overrides_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         ("[tuning.hyperparameters]\nepochs = 1", ["hyperparameters.epochs", "epochCount"]),
         ("region = 'eu-central-1'", ["eu-central-1", "us-east-1"]),
         ("region = ", ["quench.toml"]),
+        ("[dataset]\nprefix = '/tales/'", ["dataset.prefix", "/tales/"]),
+        ("[dataset]\nprompt_column = 'q'", ["dataset", "prompt_column", "completion_column"]),
+        (
+            "[evaluation]\nembedding_model = 'amazon.nova-micro-v1:0'",
+            ["evaluation.embedding_model", "amazon.titan-embed-text-v2:0"],
+        ),
+        ("[quality_gate]\nmetric = 'gain.rouge'", ["quality_gate.metric", "rouge_l"]),
+        ("[quality_gate]\nthreshold = nan", ["quality_gate.threshold", "finite"]),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: list[str]) -> None:
@@ -52,6 +65,39 @@ def test_a_bad_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("QUENCH_TUNING__CHECK_SECONDS", "soon")
     with pytest.raises(SettingsError, match="QUENCH_TUNING__CHECK_SECONDS"):
         Settings.load(write(tmp_path, ""))
+
+
+def test_a_variable_overrides_a_hyperparameter_whatever_its_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, "[tuning.hyperparameters]\nepochCount = 2\nlearningRate = 1e-6\n")
+    monkeypatch.setenv("QUENCH_TUNING__HYPERPARAMETERS__EPOCHCOUNT", "3")
+    tuning = Settings.load(path).tuning
+    assert tuning.hyperparameters == {"epochCount": 3, "learningRate": 1e-6}
+
+
+def test_a_variable_that_is_no_json_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUENCH_TUNING", "on-demand")
+    with pytest.raises(SettingsError, match=r'^QUENCH_… variables: .*"tuning"'):
+        Settings.load(write(tmp_path, ""))
+
+
+def test_a_gate_can_read_every_number_of_the_report() -> None:
+    for metric in numbers(Evaluation):
+        assert Settings(quality_gate={"metric": metric}).quality_gate.metric == metric
+
+
+def numbers(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        kinds = get_args(field.annotation) or (field.annotation,)
+        for kind in kinds:
+            if kind in (int, float) and get_origin(field.annotation) in (None, UnionType):
+                yield prefix + name
+            elif isinstance(kind, type) and issubclass(kind, BaseModel):
+                if get_origin(field.annotation) is not list:
+                    yield from numbers(kind, f"{prefix}{name}.")
 
 
 def test_an_unknown_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
