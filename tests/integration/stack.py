@@ -150,7 +150,11 @@ def until(
 @contextmanager
 def deployed(folder: Path, settings: Settings) -> Iterator[Tuning]:
     config = LocalConfig(
-        port=0, state_dir=folder / "cloud", wait_scale=settings.local.wait_scale, model="tiny"
+        port=0,
+        region=settings.region,
+        state_dir=folder / "cloud",
+        wait_scale=settings.local.wait_scale,
+        model="tiny",
     )
     assembly = synthesize(settings, folder / "cdk.out", cache=ROOT / ".quench" / "cache")
     with Cloud(config) as cloud:

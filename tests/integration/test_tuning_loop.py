@@ -1,7 +1,9 @@
 """The tuning loop as deployed: good data ends as an approved model, all else says why not."""
 
+import gzip
 import json
 import os
+import re
 import signal
 
 import psutil
@@ -60,7 +62,9 @@ def test_a_dataset_becomes_a_registered_model(tuning: Tuning, trained: str) -> N
     assert metadata["custom_model"] == outputs["custom_model_arn"]
     assert metadata["job"] == outputs["job_arn"]
     assert metadata["dataset_uri"] == f"s3://{tuning.bucket}/datasets/good.jsonl"
-    assert json.loads(metadata["hyperparameters"])["epochCount"] == "2"
+    assert "epochCount=2" in metadata["hyperparameters"].split()
+    # CustomerMetadataValue of SageMaker's API: letters, spaces, digits and these.
+    assert all(re.fullmatch(r"[\w\s.:/=+\-@]{1,256}", value) for value in metadata.values())
     report = package["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"]
     bucket, key = report.removeprefix("s3://").split("/", 1)
     body = tuning.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
@@ -86,6 +90,24 @@ def test_a_callback_that_comes_twice_starts_one_machine(tuning: Tuning, trained:
     assert tuning.describe(trained)["PipelineExecutionStatus"] == "Succeeded"
 
 
+def test_a_callback_that_comes_again_while_its_machine_runs_changes_nothing(
+    tuning: Tuning,
+) -> None:
+    tuning.upload("other/again.jsonl", dialogues(200, "again"))
+    execution = start(tuning, "other/again.jsonl", EpochCount="1")
+    job = tuning.tuning_job(execution)
+    queue = tuning.outputs["CallbackQueueUrl"]
+    message = tuning.machine(execution)["input"]
+    tuning.client("sqs").send_message(QueueUrl=queue, MessageBody=message)
+    until(lambda: _is_empty(tuning, queue), "the second callback to be handled")
+    assert tuning.end_of(execution)["PipelineExecutionStatus"] == "Succeeded"
+    assert tuning.machine(execution)["status"] == "SUCCEEDED"
+    jobs = tuning.client("bedrock").list_model_customization_jobs(
+        nameContains=execution.rsplit("/", 1)[-1]
+    )["modelCustomizationJobSummaries"]
+    assert [found["jobArn"] for found in jobs] == [job["jobArn"]]
+
+
 def test_approval_promotes_and_rejection_changes_nothing(tuning: Tuning, trained: str) -> None:
     package = tuning.package_of(trained)
     before = tuning.parameter()
@@ -103,15 +125,19 @@ def test_approval_promotes_and_rejection_changes_nothing(tuning: Tuning, trained
 
 def test_a_folder_starts_one_run_when_success_lands(tuning: Tuning) -> None:
     tuning.upload("datasets/parts/one.jsonl", dialogues(30, "one"))
-    tuning.upload("datasets/parts/two.csv", "question,answer\nWho goes there?,A friend.\n")
+    table = b"question,answer\nWho goes there?,A friend.\n"
+    tuning.upload("datasets/parts/deeper/two.csv.gz", gzip.compress(table))
     tuning.upload("datasets/parts/_SUCCESS", b"")
     execution = tuning.execution_of("datasets/parts/")
     assert tuning.end_of(execution)["PipelineExecutionStatus"] == "Succeeded"
     assert len(tuning.executions_of("datasets/parts/")) == 1
     key = f"runs/{execution.rsplit('/', 1)[-1]}/report/preprocess_report.json"
     body = tuning.client("s3").get_object(Bucket=tuning.bucket, Key=key)["Body"].read()
-    assert "one.jsonl" in body.decode()
-    assert "two.csv" in body.decode()
+    files = json.loads(body)["files"]
+    assert {file["name"]: file["read"] for file in files} == {
+        "one.jsonl": 30,
+        "deeper/two.csv.gz": 1,
+    }
 
 
 def test_a_malformed_dataset_fails_the_run_with_what_to_do(tuning: Tuning) -> None:
@@ -173,6 +199,10 @@ def test_stopping_the_execution_stops_the_job(tuning: Tuning) -> None:
     job = tuning.tuning_job(execution)
     tuning.client("sagemaker").stop_pipeline_execution(PipelineExecutionArn=execution)
     assert tuning.end_of(execution)["PipelineExecutionStatus"] == "Stopped"
+    step = tuning.steps(execution)["FineTune"]
+    assert step["StepStatus"] == "Stopped"
+    assert "stopped" in step["FailureReason"] or "Stopping" in step["FailureReason"]
+    until(lambda: tuning.machine(execution)["status"] == "FAILED", "the machine to end")
     stopped = until(
         lambda: (
             found

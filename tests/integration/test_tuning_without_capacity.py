@@ -1,16 +1,31 @@
-"""A model that Provisioned Throughput is to serve, approved before there is any."""
+"""A Llama, which only Provisioned Throughput serves once tuned, approved before there is any."""
+
+import json
 
 from stack import Tuning, dialogues, small, until
 
-SETTINGS = small(tuning={"serving": "provisioned"})
+SETTINGS = small(
+    region="us-west-2",
+    tuning={
+        "base_model": "meta.llama3-1-8b-instruct-v1:0:128k",
+        "serving": "provisioned",
+        "hyperparameters": {"epochCount": 1},
+    },
+)
 
 
 def test_an_approval_waits_for_capacity(tuning: Tuning) -> None:
-    tuning.upload("datasets/early.jsonl", dialogues(60))
+    tuning.upload("datasets/early.jsonl", dialogues(150))
     execution = tuning.execution_of("datasets/early.jsonl")
     assert tuning.end_of(execution)["PipelineExecutionStatus"] == "Succeeded", tuning.steps(
         execution
     )
+    key = f"runs/{execution.rsplit('/', 1)[-1]}/train/data.jsonl"
+    trained_on = tuning.client("s3").get_object(Bucket=tuning.bucket, Key=key)["Body"].readlines()
+    assert {frozenset(json.loads(line)) for line in trained_on} == {
+        frozenset({"prompt", "completion"})
+    }
+
     package = tuning.package_of(execution)
     before = tuning.parameter()
     assert before["model_id"] is None
