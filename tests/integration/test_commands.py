@@ -14,7 +14,7 @@ import boto3
 import psutil
 import pytest
 from botocore.exceptions import EndpointConnectionError
-from stack import ROOT, dialogues
+from stack import ROOT, dialogues, until
 
 SETTINGS = """
 [dataset]
@@ -74,7 +74,8 @@ def test_up_says_what_to_export_and_leaves_nothing_after_ctrl_c(folder: Path) ->
             exported["AWS_SECRET_ACCESS_KEY"],
             region_name=exported["AWS_DEFAULT_REGION"],
         ).client("s3", endpoint_url=exported["AWS_ENDPOINT_URL"])
-        s3.put_object(Bucket=bucket, Key="tales/early.jsonl", Body=dialogues(60).encode())
+        s3.put_object(Bucket=bucket, Key="tales/long.jsonl", Body=dialogues(2_000).encode())
+        until(lambda: trains(up.pid), "the tuning to begin")
         children = psutil.Process(up.pid).children(recursive=True)
         up.send_signal(signal.SIGINT)
         output += up.stdout.read()
@@ -125,3 +126,9 @@ def test_demo_that_fails_says_why_and_where_to_read(folder: Path) -> None:
     assert result["ok"] is False
     assert "40 of 40 records were rejected" in result["error"]
     assert (folder / ".quench" / "demo" / "rejected.jsonl").is_file()
+
+
+def trains(process: int) -> bool:
+    """Whether a customization job's process runs among the descendants of a process."""
+    children = psutil.Process(process).children(recursive=True)
+    return any("local.bedrock.training" in child.cmdline() for child in children)
