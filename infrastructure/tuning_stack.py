@@ -218,6 +218,15 @@ class TuningStack(Stack):
             ("CreateLogGroup", "CreateLogStream", "PutLogEvents", "DescribeLogStreams"),
             [self._arn("logs", "log-group:/aws/sagemaker/ProcessingJobs*")],
         )
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["cloudwatch:PutMetricData"],
+                resources=["*"],  # metrics have no ARN
+                conditions={
+                    "StringEquals": {"cloudwatch:namespace": "/aws/sagemaker/ProcessingJobs"}
+                },
+            )
+        )
         embedding = find_model(self.settings.evaluation.embedding_model)
         self._allow(
             role,
@@ -282,7 +291,7 @@ class TuningStack(Stack):
                     "status": ["FAILED", "TIMED_OUT", "ABORTED"],
                 },
             ),
-            targets=[targets.LambdaFunction(self.tuning_job)],
+            targets=[targets.LambdaFunction(self.tuning_job, dead_letter_queue=self.failed_events)],
         )
         return machine
 
@@ -512,6 +521,18 @@ class TuningStack(Stack):
 
     def _alarms(self) -> None:
         topic = sns.Topic(self, "Alarms", enforce_ssl=True)
+        # A policy of its own replaces the default one, which lets alarms of the account publish.
+        topic.add_to_resource_policy(
+            iam.PolicyStatement(
+                actions=["sns:Publish"],
+                principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+                resources=[topic.topic_arn],
+                conditions={
+                    "StringEquals": {"aws:SourceAccount": self.account},
+                    "ArnLike": {"aws:SourceArn": self._arn("cloudwatch", "alarm:*")},
+                },
+            )
+        )
         if self.settings.alarms.email:
             topic.add_subscription(subscriptions.EmailSubscription(self.settings.alarms.email))
         every = Duration.minutes(5)

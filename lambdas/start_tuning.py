@@ -6,6 +6,7 @@ A file directly under the prefix is a dataset. A folder below the prefix is one 
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -110,7 +111,8 @@ def start_uploaded(bucket: str, uploaded: S3Object) -> dict[str, str]:
     Raises
     ------
     UnusableDatasetError
-        If it lies where datasets do but has another file type, is empty, or has too long a key.
+        If it lies where datasets do but has another file type, is empty, or has a key that no
+        job or model package can name.
     """
     where = f"s3://{bucket}/{uploaded.key}"
     datasets = f"s3://{environment.DATA_BUCKET}/{environment.DATASET_PREFIX}"
@@ -123,14 +125,12 @@ def start_uploaded(bucket: str, uploaded: S3Object) -> dict[str, str]:
             f"{where} is not a dataset: allowed are {', '.join(ALLOWED)} (each also as .gz), or a"
             f" folder of such files that ends with an object {SUCCESS}"
         )
-    if len(where.removesuffix(SUCCESS)) > URI_LIMIT:
-        raise UnusableDatasetError(
-            f"{where} is longer than {URI_LIMIT} characters, which neither a processing job's "
-            "arguments nor a model package's metadata can hold: upload it under a shorter key"
-        )
+    dataset = Dataset(bucket, uploaded.key, uploaded.version_id)
+    if problem := unnameable(dataset.uri):
+        raise UnusableDatasetError(f"{where} {problem}")
     if uploaded.size == 0 and not uploaded.key.endswith(SUCCESS):
         raise UnusableDatasetError(f"{where} is empty: upload it again with its records")
-    return start(Dataset(bucket, uploaded.key, uploaded.version_id))
+    return start(dataset)
 
 
 def start_newest(due: str) -> dict[str, str]:
@@ -181,12 +181,13 @@ def find_execution(display_name: str) -> str | None:
 
 
 def list_datasets() -> Iterator[dict[str, Any]]:
-    """The objects in the bucket that announce a dataset."""
+    """The objects in the bucket that announce a dataset, but for those refused on upload."""
     pages = client("s3").get_paginator("list_objects_v2")
     for page in pages.paginate(Bucket=environment.DATA_BUCKET, Prefix=environment.DATASET_PREFIX):
         for found in page.get("Contents", []):
             empty = found["Size"] == 0 and not found["Key"].endswith(SUCCESS)
-            if announces_dataset(found["Key"]) and not empty:
+            uri = Dataset(environment.DATA_BUCKET, found["Key"], version="").uri
+            if announces_dataset(found["Key"]) and not empty and not unnameable(uri):
                 yield found
 
 
@@ -196,6 +197,22 @@ def announces_dataset(key: str) -> bool:
     if folder:
         return name == SUCCESS
     return name.removesuffix(".gz").endswith(ALLOWED)
+
+
+def unnameable(uri: str) -> str | None:
+    """Why neither a processing job nor a model package could name a dataset; None if they could.
+
+    Source: ContainerArgument and CustomerMetadataValue of SageMaker's API.
+    """
+    if len(uri) > URI_LIMIT:
+        return f"is longer than {URI_LIMIT} characters: upload it under a shorter key"
+    for character in uri:
+        if unicodedata.category(character)[0] not in "LNZ" and character not in "_.:/=+-@":
+            return (
+                f"holds {character!r}, which a model package's metadata cannot: upload it under"
+                " a key of letters, digits, spaces and _ . : / = + - @"
+            )
+    return None
 
 
 def digest(*parts: str) -> str:

@@ -59,6 +59,7 @@ class State(TuningCallback):
     job_arn: str | None = None
     custom_model_arn: str | None = None
     deployment_arn: str | None = None
+    refusal: str | None = None
     reason: str | None = None
     error: TaskError | None = None
 
@@ -120,7 +121,7 @@ def start(task: Task) -> dict[str, str]:
         return {"status": "Started", "job_arn": create_job(task.state)}
     except ClientError as error:
         if error.response["Error"]["Code"] in QUOTA_CODES:
-            return {"status": "QuotaFull"}
+            return {"status": "QuotaFull", "refusal": str(error)}
         raise
 
 
@@ -192,7 +193,10 @@ def succeed(task: Task) -> dict[str, str]:
         "custom_model_arn": state.custom_model_arn,
         "job_arn": state.job_arn,
         "serving_model_id": state.deployment_arn or "none",
-        "hyperparameters": json.dumps(state.arguments.hyperparameters, sort_keys=True),
+        # As name=value: what goes into a model package's metadata may hold no braces and quotes.
+        "hyperparameters": " ".join(
+            f"{name}={value}" for name, value in sorted(state.arguments.hyperparameters.items())
+        ),
     }
     succeed_step(state, outputs)
     return {"status": "Succeeded"}
@@ -273,6 +277,8 @@ def why_over(task: Task) -> dict[str, str] | None:
     if task.is_late:
         hours = environment.TIMEOUT_SECONDS / 3600
         reason = f"Tuning {name_of(task.state)} did not end within {hours:g} hours."
+        if task.state.refusal and task.state.job_arn is None:
+            reason += f" Its job never started: {task.state.refusal}"
         return {"status": "TimedOut", "reason": reason}
     return None
 

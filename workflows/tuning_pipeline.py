@@ -217,8 +217,6 @@ def tuning_pipeline(
         ).register(
             content_types=["application/json"],
             response_types=["application/json"],
-            inference_instances=[settings.tuning.instance_type],
-            transform_instances=[settings.tuning.instance_type],
             model_package_group_name=resources.model_package_group,
             approval_status="PendingManualApproval",
             description="A custom model of Amazon Bedrock; its metadata names it.",

@@ -81,6 +81,16 @@ def test_hyperparameters_of_the_base_model_become_parameters_and_arguments() -> 
     assert fine_tune["Arguments"]["hyperparameter_epochCount"] == {"Get": "Parameters.EpochCount"}
 
 
+def test_a_model_registers_whatever_instance_it_was_processed_on() -> None:
+    # ml.t3 is known to processing jobs alone: CreateModelPackage refuses it.
+    definition = tuning_pipeline(
+        settings(instance_type="ml.t3.large"), TuningResources(), code_version="1"
+    )
+    gate = next(step for step in definition["Steps"] if step["Name"] == "QualityGate")
+    (register,) = gate["Arguments"]["IfSteps"]
+    assert "ml.t3.large" not in json.dumps(register)
+
+
 def test_only_known_placeholders_are_left_to_cloudformation() -> None:
     definition = json.dumps(tuning_pipeline(settings(), TuningResources(), code_version="1"))
     assert placeholders(definition) == {

@@ -17,11 +17,13 @@ from workflows.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "tuning_stack.json"
 
+ALARM = "AWS::CloudWatch::Alarm"
 LISTS_EVERYTHING = {
     # Actions that AWS lets nobody narrow to a resource.
     "ecr:GetAuthorizationToken",
     "bedrock:ListProvisionedModelThroughputs",
     "bedrock:ListCustomModelDeployments",
+    "cloudwatch:PutMetricData",
 }
 
 
@@ -118,6 +120,22 @@ def test_every_function_keeps_the_events_it_fails_on(template: dict[str, Any]) -
     kept = of_type(template, "AWS::Lambda::EventInvokeConfig")
     assert len(functions) == len(kept) == 4
     assert all(config["DestinationConfig"]["OnFailure"]["Destination"] for config in kept)
+
+
+def test_every_rule_keeps_the_events_it_cannot_deliver(template: dict[str, Any]) -> None:
+    rules = of_type(template, "AWS::Events::Rule")
+    assert len(rules) == 3
+    assert all(target["DeadLetterConfig"] for rule in rules for target in rule["Targets"])
+
+
+def test_alarms_may_publish(template: dict[str, Any]) -> None:
+    (policy,) = of_type(template, "AWS::SNS::TopicPolicy")
+    (topic,) = policy["Topics"]
+    assert all(alarm["AlarmActions"] == [topic] for alarm in of_type(template, ALARM))
+    allowed = [s for s in policy["PolicyDocument"]["Statement"] if s["Effect"] == "Allow"]
+    assert [(s["Action"], s["Principal"]["Service"]) for s in allowed] == [
+        ("sns:Publish", "cloudwatch.amazonaws.com")
+    ]
 
 
 def test_schedule_is_only_there_when_it_is_set(template: dict[str, Any], tmp_path: Path) -> None:

@@ -178,6 +178,9 @@ def test_files_of_a_folder_and_foreign_keys_start_nothing(
         ("datasets/_SUCCESS", 0, "folder"),
         ("datasets/dialogues.csv", 0, "is empty"),
         (f"datasets/{'d' * 250}.csv", 100, "256 characters"),
+        ("datasets/dialogues (1).jsonl", 100, "holds '('"),
+        ("datasets/dialogues,final.jsonl", 100, "holds ','"),
+        ("datasets/Ra\u0308tsel.jsonl", 100, "letters, digits"),
     ],
 )
 def test_what_cannot_be_a_dataset_is_an_error_that_names_it(
@@ -206,7 +209,8 @@ def test_names_without_a_letter_of_the_alphabet_still_make_a_display_name(
 
 def test_the_schedule_takes_the_newest_dataset(function, sagemaker, bucket, read_event, context):
     versions = {}
-    for key in ("old.csv", "notes.docx", "deep/part.jsonl", "empty.csv", "deep/_SUCCESS"):
+    keys = ("old.csv", "deep/part.jsonl", "deep/_SUCCESS", "notes.docx", "empty.csv", "new (1).csv")
+    for key in keys:
         body = b"" if key in ("empty.csv", "deep/_SUCCESS") else b"content"
         answer = bucket.put_object(Bucket="quench-data", Key=f"datasets/{key}", Body=body)
         versions[key] = answer["VersionId"]

@@ -198,6 +198,18 @@ def test_a_full_quota_waits(run, sagemaker, bedrock, code):
     assert run("start")["status"] == "QuotaFull"
 
 
+def test_a_job_that_never_started_says_what_kept_it(run, sagemaker, bedrock):
+    expect_pipeline(sagemaker)
+    bedrock.add_client_error("create_model_customization_job", "ThrottlingException", "too many")
+    refused = run("start")
+    expect_pipeline(sagemaker)
+    expect_job(bedrock, None)
+    result = run("start", hours=25, refusal=refused["refusal"])
+    assert result["status"] == "TimedOut"
+    assert "never started" in result["reason"]
+    assert "too many" in result["reason"]
+
+
 def test_a_job_that_exists_is_found_again(run, sagemaker, bedrock):
     expect_pipeline(sagemaker)
     bedrock.add_client_error("create_model_customization_job", "ConflictException")
@@ -370,7 +382,9 @@ def test_succeed_sends_all_outputs(run, sagemaker, deployment, serving):
     known = {"deployment_arn": deployment} if deployment else {}
     assert run("succeed", job_arn=JOB, custom_model_arn=MODEL, **known)["status"] == "Succeeded"
     outputs = {output["Name"]: output["Value"] for output in answer.content}
-    assert json.loads(outputs.pop("hyperparameters")) == CREATE["hyperParameters"]
+    hyperparameters = outputs.pop("hyperparameters")
+    assert re.fullmatch(r"[\w .:/=+\-@]{1,256}", hyperparameters)  # as package metadata must be
+    assert dict(pair.split("=") for pair in hyperparameters.split()) == CREATE["hyperParameters"]
     assert outputs == {
         "custom_model_arn": MODEL,
         "job_arn": JOB,
