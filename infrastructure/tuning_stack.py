@@ -30,7 +30,7 @@ from aws_cdk import aws_ssm as ssm
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from bedrock.models import FoundationModel, find_model
+from bedrock.models import FoundationModel, all_models, find_model
 from infrastructure.assets import function_layer, stage_rooms
 from workflows.settings import Settings
 from workflows.tuning_pipeline import TuningResources, placeholders, tuning_pipeline
@@ -62,7 +62,7 @@ class TuningStack(Stack):
         self.prefix = settings.name
         self.pipeline_name = f"{settings.name}-tuning"
         self.group_name = f"{settings.name}-models"
-        self.base_model = find_model(settings.tuning.base_model)
+        self.base_models = _base_models(settings)
 
         self.data_bucket = self._data_bucket()
         self.failed_events = self._queue("FailedEvents", visibility=Duration.seconds(30))
@@ -233,7 +233,7 @@ class TuningStack(Stack):
             "bedrock",
             ("InvokeModel",),
             [
-                *self._invocation_arns(self.base_model),
+                *(arn for model in self.base_models for arn in self._invocation_arns(model)),
                 *self._invocation_arns(embedding),
                 self._arn("bedrock", "custom-model-deployment/*"),
                 self._arn("bedrock", "provisioned-model/*"),
@@ -411,8 +411,11 @@ class TuningStack(Stack):
             "bedrock",
             ("CreateModelCustomizationJob", "TagResource"),
             [
-                self._foundation_model_arn(self.base_model.id),
-                self._foundation_model_arn(self.base_model.invoke_id),
+                *(
+                    self._foundation_model_arn(model_id)
+                    for model in self.base_models
+                    for model_id in (model.id, find_model(model.invoke_id).id)
+                ),
                 *self._customization_arns(),
             ],
         )
@@ -624,6 +627,18 @@ class TuningStack(Stack):
 
     def _foundation_model_arn(self, model_id: str) -> str:
         return f"arn:{self.partition}:bedrock:*::foundation-model/{model_id}"
+
+
+def _base_models(settings: Settings) -> list[FoundationModel]:
+    """What the pipeline's parameter BaseModel can name: models that take the same parameters."""
+    hyperparameters = settings.tuning.rules.hyperparameters.keys()
+    return [
+        model
+        for model in all_models()
+        if model.tuning
+        and settings.region in model.tuning.regions
+        and model.tuning.hyperparameters.keys() == hyperparameters
+    ]
 
 
 def _camel(name: str) -> str:

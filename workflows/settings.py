@@ -1,9 +1,11 @@
 """Settings: `quench.toml`, overridden by `QUENCH_…` environment variables.
 
-A nested key is reached with a double underscore: `QUENCH_TUNING__SERVING=provisioned`.
+A nested key is reached with a double underscore: `QUENCH_TUNING__CHECK_SECONDS=300`.
 """
 
+import math
 import os
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,6 +39,11 @@ METRIC = (
     r"|validation\.(first|last)_(loss|perplexity)"
     r"|test_records|scored_records)$"
 )
+
+
+# Those of them that need no answers, which a model without serving capacity cannot give.
+METRIC_WITHOUT_ANSWERS = r"^(training|validation)\.|^gain\.perplexity$|_records$"
+MAXIMUM_LOOKS = 2_500  # each adds 9 events to a state machine's history, which holds 25,000
 
 
 class SettingsError(ValueError):
@@ -120,6 +127,16 @@ class Tuning(Section):
                 raise ValueError(f"hyperparameters.{name} is {value:g}, it must be a whole number")
         return self
 
+    @model_validator(mode="after")
+    def _history_suffices(self) -> "Tuning":
+        least = math.ceil(self.timeout_hours * 3600 / MAXIMUM_LOOKS)
+        if self.check_seconds < least:
+            raise ValueError(
+                f"check_seconds is {self.check_seconds}: a state machine cannot look so often for "
+                f"timeout_hours of {self.timeout_hours:g}; choose {least} or more"
+            )
+        return self
+
     def hyperparameter_defaults(self) -> dict[str, str]:
         """Every hyperparameter of the base model, as the service takes them: text."""
         values = {name: known.default for name, known in self.rules.hyperparameters.items()}
@@ -189,6 +206,18 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"region is {self.region}, but {self.tuning.base_model} is fine-tuned "
                 f"only in {', '.join(regions)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gate_has_a_number(self) -> "Settings":
+        metric = self.quality_gate.metric
+        if self.tuning.serving == "provisioned" and not re.search(METRIC_WITHOUT_ANSWERS, metric):
+            raise ValueError(
+                f"quality_gate.metric is {metric}, but tuning.serving is provisioned: nothing "
+                "serves the tuned model yet when it is evaluated, so it answers nothing. Choose "
+                "a metric of training or validation, such as validation.last_perplexity, or "
+                "gain.perplexity"
             )
         return self
 

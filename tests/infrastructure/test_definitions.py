@@ -36,11 +36,11 @@ def matches_golden(name: str, definition: dict[str, Any]) -> bool:
 
 
 def settings(**tuning: Any) -> Settings:
-    return Settings(tuning=tuning) if tuning else Settings()
+    return Settings(tuning=tuning, quality_gate={"metric": "validation.last_perplexity"})
 
 
 def test_pipeline_is_the_golden_one() -> None:
-    definition = tuning_pipeline(settings(), TuningResources(), code_version="golden")
+    definition = tuning_pipeline(Settings(), TuningResources(), code_version="golden")
     assert matches_golden("tuning_pipeline.json", definition)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bedrock.models import all_models
 from infrastructure.app import synthesize
 from workflows.settings import Settings
 
@@ -144,6 +145,17 @@ def test_schedule_is_only_there_when_it_is_set(template: dict[str, Any], tmp_pat
     unscheduled = synthesize(Settings(), tmp_path, cache=ROOT / ".quench" / "cache", code="golden")
     text = (unscheduled / "QuenchTuning.template.json").read_text()
     assert of_type(json.loads(text), "AWS::Scheduler::Schedule") == []
+
+
+def test_every_base_model_a_run_may_name_may_be_tuned_and_invoked(template: dict[str, Any]) -> None:
+    tuned, invoked = (
+        json.dumps([r for actions, r in statements(template) if action in actions])
+        for action in ("bedrock:CreateModelCustomizationJob", "bedrock:InvokeModel")
+    )
+    for model in all_models():
+        if model.tuning and "us-east-1" in model.tuning.regions:
+            assert f"foundation-model/{model.id}" in tuned
+            assert f"/{model.invoke_id}" in invoked
 
 
 def test_a_model_behind_an_inference_profile_may_be_invoked_by_it(tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ def test_the_checked_in_file_holds_the_defaults() -> None:
 
 
 def test_a_variable_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path, '[tuning]\nserving = "on-demand"\ncheck_seconds = 30\n')
-    monkeypatch.setenv("QUENCH_TUNING__SERVING", "provisioned")
+    path = write(tmp_path, "[tuning]\ncheck_seconds = 300\ntimeout_hours = 12\n")
+    monkeypatch.setenv("QUENCH_TUNING__CHECK_SECONDS", "60")
     tuning = Settings.load(path).tuning
-    assert (tuning.serving, tuning.check_seconds) == ("provisioned", 30)
+    assert (tuning.timeout_hours, tuning.check_seconds) == (12, 60)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,8 @@ def test_a_variable_overrides_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         ),
         ("[quality_gate]\nmetric = 'gain.rouge'", ["quality_gate.metric", "rouge_l"]),
         ("[quality_gate]\nthreshold = nan", ["quality_gate.threshold", "finite"]),
+        ("[tuning]\ncheck_seconds = 30", ["check_seconds is 30", "choose 35 or more"]),
+        ("[tuning]\nserving = 'provisioned'", ["gain.rouge_l", "validation.last_perplexity"]),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: list[str]) -> None:
