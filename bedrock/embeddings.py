@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from bedrock.models import FoundationModel
-from bedrock.text import BodyError
+from bedrock.text import BodyError, only
 
 Purpose = Literal["search_document", "search_query", "classification", "clustering"]
 
@@ -63,8 +63,10 @@ def parse_request(model: FoundationModel, body: Mapping[str, Any]) -> tuple[list
     """Texts and dimensions of a request body. Raises BodyError saying what is wrong."""
     texts: object
     if model.family == "titan-embed":
+        only(body, "inputText", "dimensions", "normalize")
         texts, dimensions = [body.get("inputText")], body.get("dimensions")
     else:
+        only(body, "texts", "input_type", "output_dimension")
         texts, dimensions = body.get("texts"), body.get("output_dimension")
         if body.get("input_type") is None:
             raise BodyError("Malformed input request: input_type is missing.")

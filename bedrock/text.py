@@ -99,6 +99,7 @@ def _nova_parse_answer(body: Mapping[str, Any]) -> Answer:
 
 
 def _nova_parse_request(body: Mapping[str, Any]) -> Request:
+    only(body, "schemaVersion", "system", "messages", "inferenceConfig")
     if body.get("schemaVersion", "messages-v1") != "messages-v1":
         raise BodyError("schemaVersion must be messages-v1.")
     try:
@@ -113,6 +114,7 @@ def _nova_parse_request(body: Mapping[str, Any]) -> Request:
     inference = body.get("inferenceConfig") or {}
     if not isinstance(inference, Mapping):
         raise BodyError("Malformed input request: inferenceConfig must be an object.")
+    only(inference, "maxTokens", "temperature", "topP")
     limits = _limits(
         inference.get("maxTokens"), inference.get("temperature"), inference.get("topP")
     )
@@ -176,6 +178,7 @@ def _llama_parse_answer(body: Mapping[str, Any]) -> Answer:
 
 
 def _llama_parse_request(body: Mapping[str, Any]) -> Request:
+    only(body, "prompt", "max_gen_len", "temperature", "top_p")
     prompt = body.get("prompt")
     if not isinstance(prompt, str) or not prompt:
         raise BodyError("Malformed input request: prompt is missing.")
@@ -196,6 +199,12 @@ def _llama_response_body(answer: Answer) -> dict[str, Any]:
         "generation_token_count": answer.output_tokens,
         "stop_reason": names.get(answer.stop_reason, answer.stop_reason),
     }
+
+
+def only(body: Mapping[str, Any], *known: str) -> None:
+    """Raises BodyError for a key that is not known: what it asks for would silently be left out."""
+    if unknown := sorted(set(body) - set(known)):
+        raise BodyError(f"Not supported here: {', '.join(unknown)} (only {', '.join(known)}).")
 
 
 def _limits(max_tokens: object, temperature: object, top_p: object) -> Limits:

@@ -272,7 +272,7 @@ def test_a_custom_model_is_not_invoked_by_its_own_arn(
 
 
 def test_a_body_of_another_family_is_refused(cloud: Cloud) -> None:
-    with pytest.raises(ClientError, match="messages must be a list"):
+    with pytest.raises(ClientError, match="Not supported here: prompt"):
         invoke(cloud, BASE, {"prompt": "Hello"})
 
 
@@ -288,6 +288,12 @@ def test_embeddings_are_near_for_what_means_the_same(cloud: Cloud) -> None:
     assert dot(smith, forge) > dot(smith, eel)
     with pytest.raises(ClientError, match="256 dimensions only, not 1024"):
         invoke(cloud, "amazon.titan-embed-text-v2:0", {"inputText": "hello"})
+
+    texts = {"texts": ["the blacksmith"], "input_type": "search_query", "output_dimension": 256}
+    answer = invoke(cloud, "cohere.embed-v4:0", texts)
+    assert answer["embeddings"] == [pytest.approx(smith)]
+    with pytest.raises(ClientError, match="Not supported here: embedding_types"):
+        invoke(cloud, "cohere.embed-v4:0", {**texts, "embedding_types": ["int8"]})
 
 
 def test_foundation_models_are_listed_by_what_they_can(bedrock: Any) -> None:

@@ -46,6 +46,18 @@ def test_an_approval_waits_for_capacity(tuning: Tuning) -> None:
     assert promoted["model_id"] == throughput
     assert promoted["custom_model"] == custom_model
 
+    answer = tuning.client("bedrock-runtime").invoke_model(
+        modelId=throughput, body=json.dumps({"prompt": "Who goes there?", "max_gen_len": 4})
+    )
+    said = json.loads(answer["body"].read())
+    assert set(said) == {
+        "generation",
+        "prompt_token_count",
+        "generation_token_count",
+        "stop_reason",
+    }
+    assert 0 < said["generation_token_count"] <= 4
+
 
 def _lines(tuning: Tuning, group: str) -> str:
     answer = tuning.client("logs").filter_log_events(logGroupName=group)
