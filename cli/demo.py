@@ -102,6 +102,13 @@ def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> dict[
     deadline = time.monotonic() + options.timeout_seconds
     with ExitStack() as stack:
         stack.enter_context(_only_demo_here())
+        settings = load_settings(options.settings)
+        if settings.tuning.serving != "on-demand":
+            raise CommandError(
+                f"tuning.serving is {settings.tuning.serving}: nobody buys Provisioned Throughput "
+                "in the demo, so its model would never be invoked.",
+                "Run it with QUENCH_TUNING__SERVING=on-demand.",
+            )
         shutil.rmtree(FOLDER, ignore_errors=True)
         with progress.phase("start"):
             progress.note("start", "synthesizing the stack, starting the embedded cloud")
@@ -110,7 +117,7 @@ def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> dict[
             )
             demo = Demo(cloud, outputs, progress, outcome, deadline)
         with progress.phase("upload"):
-            demo.upload(options.dataset, load_settings(options.settings).dataset.prefix)
+            demo.upload(options.dataset, settings.dataset.prefix)
         with progress.phase("tune"):
             demo.tune()
         with progress.phase("approve"):

@@ -126,6 +126,16 @@ def test_second_demo_in_a_folder_is_refused() -> None:
     assert kept.exists(), "what the running demo has written stays"
 
 
+def test_demo_without_serving_capacity_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("lines.jsonl").write_text("{}\n")
+    monkeypatch.setenv("QUENCH_TUNING__SERVING", "provisioned")
+    monkeypatch.setenv("QUENCH_QUALITY_GATE__METRIC", "gain.perplexity")
+    code, output = quench("demo", "--dataset", "lines.jsonl")
+    assert code == 1
+    assert "tuning.serving is provisioned" in output
+    assert "QUENCH_TUNING__SERVING=on-demand" in output
+
+
 def test_wrong_setting_is_named() -> None:
     Path("mine.toml").write_text("[tuning]\nbase_modle = 'x'\n")
     code, output = quench("synth", "--settings", "mine.toml")
