@@ -3,7 +3,10 @@
 import fcntl
 import io
 import json
+import os
 import socket
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +24,16 @@ from cli.progress import Phase, Progress, Step, expected_steps, merge_steps
 from cli.result import DemoResult
 from evaluation.report import Evaluation
 
+ROOT = Path(__file__).resolve().parents[2]
+# What only extras install.
+WITHOUT_EXTRAS = """
+import sys
+for name in ("moto", "torch", "transformers", "psutil", "pydantic_settings", "aws_cdk", "sagemaker",
+             "stepfunctions", "pandas", "numpy", "aws_lambda_powertools"):
+    sys.modules[name] = None
+from cli.main import app
+app(prog_name="quench")
+"""
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 DEFINITION = {
     "Version": "2020-12-01",
@@ -88,6 +101,31 @@ def test_version() -> None:
     code, output = quench("--version")
     assert code == 0
     assert output.startswith("quench")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--help"], 0, "demo"),
+        (["--version"], 0, "quench"),
+        (["up"], 1, "pip install 'quench[local]'"),
+        (["demo"], 1, "pip install 'quench[local]'"),
+        (["synth"], 1, "pip install 'quench[definitions]'"),
+    ],
+)
+def test_without_extras_the_command_runs_and_names_the_one_it_needs(
+    arguments: list[str], code: int, said: str
+) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == code, run.stderr
+    assert said in run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_missing_dataset_is_named_and_kept_in_the_result() -> None:
