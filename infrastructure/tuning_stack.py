@@ -6,6 +6,7 @@ from pathlib import Path
 from aws_cdk import (
     CfnOutput,
     Duration,
+    Environment,
     Fn,
     RemovalPolicy,
     Stack,
@@ -57,7 +58,14 @@ class TuningStack(Stack):
         stack_name: str,
         description: str,
     ) -> None:
-        super().__init__(scope, construct_id, stack_name=stack_name, description=description)
+        super().__init__(
+            scope,
+            construct_id,
+            # The base model is tuned only in some regions: a stack elsewhere would never work.
+            env=Environment(region=settings.region),
+            stack_name=stack_name,
+            description=description,
+        )
         self.settings = settings
         self.prefix = settings.name
         self.pipeline_name = f"{settings.name}-tuning"
@@ -67,8 +75,14 @@ class TuningStack(Stack):
         self.data_bucket = self._data_bucket()
         self.failed_events = self._queue("FailedEvents", visibility=Duration.seconds(30))
         self.callback_dead_letters = self._queue("CallbackDeadLetters", Duration.seconds(30))
+        self.unanswered_callbacks = self._queue(
+            "UnansweredCallbacks",
+            Duration.minutes(6),
+            self.callback_dead_letters,
+            2 * CALLBACK_RECEIVES,  # a message may bring its count along from the queue before
+        )
         self.callback_queue = self._queue(
-            "Callbacks", Duration.minutes(6), self.callback_dead_letters, CALLBACK_RECEIVES
+            "Callbacks", Duration.minutes(6), self.unanswered_callbacks, CALLBACK_RECEIVES
         )
         self.approval_dead_letters = self._queue("ApprovalDeadLetters", Duration.seconds(30))
         retry_seconds = settings.release.approval_retry_seconds
@@ -122,6 +136,7 @@ class TuningStack(Stack):
         self.state_machine = self._state_machine()
         self.start_tuning = self._start_tuning()
         self.tuning_callback = self._tuning_callback()
+        self.unanswered_callback = self._unanswered_callback()
         self.promote_model = self._promote_model()
         if settings.tuning.schedule:
             self._schedule(settings.tuning.schedule)
@@ -390,6 +405,20 @@ class TuningStack(Stack):
         function.add_event_source(
             event_sources.SqsEventSource(
                 self.callback_queue, batch_size=10, report_batch_item_failures=True
+            )
+        )
+        return function
+
+    def _unanswered_callback(self) -> lambda_.Function:
+        function = self._function(
+            "unanswered_callback",
+            "Fails the FineTune steps whose messages tuning_callback never handled",
+            {},
+        )
+        self._allow_callbacks(function)
+        function.add_event_source(
+            event_sources.SqsEventSource(
+                self.unanswered_callbacks, batch_size=10, report_batch_item_failures=True
             )
         )
         return function

@@ -69,6 +69,15 @@ class TuningCallback(Callback):
         return f"{self.pipeline_execution_arn.rsplit('/', 1)[-1]}-{self.token}"
 
 
+def find_callback(body: str) -> Callback | None:
+    """The token, and the execution if it is legible, of a message however garbled."""
+    token = re.search(r'"token"\s*:\s*"([a-zA-Z0-9]{10})"', body)
+    arn = re.search(r'"(arn:[^:"\s]+:sagemaker:[^"\s]+:pipeline/[^"\s]+/execution/[^"\s]+)"', body)
+    if token is None:
+        return None
+    return Callback(token=token[1], pipeline_execution_arn=arn[1] if arn else None)
+
+
 def succeed_step(callback: Callback, outputs: Mapping[str, str]) -> None:
     """Tell the pipeline that the step succeeded; a token that is already answered is left so."""
     _answer(

@@ -4,7 +4,6 @@ Every message ends in an answer to its callback token: by the state machine, or 
 where no state machine can give one.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 from aws_lambda_powertools import Logger
@@ -17,7 +16,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from lambdas.callbacks import Callback, TuningArguments, TuningCallback, fail_step
+from lambdas.callbacks import TuningArguments, TuningCallback, fail_step, find_callback
 from lambdas.clients import client
 from lambdas.customization_jobs import job_name, stop_job
 from lambdas.validation import explain, read_environment
@@ -117,12 +116,3 @@ def state_machine_runs(callback: TuningCallback) -> bool:
     except states.exceptions.ExecutionDoesNotExist:
         return False
     return bool(execution["status"] == "RUNNING")
-
-
-def find_callback(body: str) -> Callback | None:
-    """The token, and the execution if it is legible, of a message however garbled."""
-    token = re.search(r'"token"\s*:\s*"([a-zA-Z0-9]{10})"', body)
-    arn = re.search(r'"(arn:[^:"\s]+:sagemaker:[^"\s]+:pipeline/[^"\s]+/execution/[^"\s]+)"', body)
-    if token is None:
-        return None
-    return Callback(token=token[1], pipeline_execution_arn=arn[1] if arn else None)

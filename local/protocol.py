@@ -6,9 +6,9 @@ work from the same `service-2.json` models the real clients are made of.
 
 import json
 import logging
-import re
 from typing import Any, ClassVar
 
+import regex
 from botocore import xform_name
 from botocore.utils import parse_timestamp
 from botocore.validate import ParamValidator
@@ -207,6 +207,6 @@ def _violation(value: Any, path: str, constraint: str) -> str:
 
 def _matches(pattern: str, value: str) -> bool:
     try:
-        return re.fullmatch(pattern, value, re.ASCII) is not None
-    except re.error:  # written for Java, with classes such as \p{L} that Python's re does not have
+        return regex.fullmatch(pattern, value, regex.ASCII) is not None
+    except regex.error:  # a few are written with surrogates, which no pattern of Python's may be
         return True

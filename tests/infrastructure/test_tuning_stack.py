@@ -119,7 +119,7 @@ def test_no_queue_is_in_clear_and_every_consumer_has_dead_letters(
 def test_every_function_keeps_the_events_it_fails_on(template: dict[str, Any]) -> None:
     functions = of_type(template, "AWS::Lambda::Function")
     kept = of_type(template, "AWS::Lambda::EventInvokeConfig")
-    assert len(functions) == len(kept) == 4
+    assert len(functions) == len(kept) == 5
     assert all(config["DestinationConfig"]["OnFailure"]["Destination"] for config in kept)
 
 

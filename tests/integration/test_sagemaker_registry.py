@@ -71,6 +71,13 @@ def test_a_package_is_described_as_it_was_registered(cloud: Cloud, group: str) -
     assert described["ModelPackageStatus"] == "Completed"
 
 
+def test_metadata_that_the_registry_would_not_take_is_refused(cloud: Cloud, group: str) -> None:
+    with pytest.raises(ClientError) as error:
+        register(cloud, group, CustomerMetadataProperties={"hyperparameters": '{"epochs": "2"}'})
+    assert error.value.response["Error"]["Code"] == "ValidationException"
+    assert "ustomerMetadataProperties.hyperparameters" in str(error.value)
+
+
 def test_an_approval_changes_nothing_else(cloud: Cloud, group: str) -> None:
     sagemaker = cloud.client("sagemaker")
     arn = register(cloud, group, CustomerMetadataProperties={"a": "1", "b": "2"})

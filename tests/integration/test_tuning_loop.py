@@ -271,6 +271,20 @@ def test_a_poisonous_message_does_not_hold_up_the_batch(tuning: Tuning) -> None:
     )
 
 
+def test_a_callback_function_that_cannot_run_leaves_no_pipeline_waiting(tuning: Tuning) -> None:
+    functions = tuning.client("lambda")
+    name = "quench-tuning-callback"
+    whole = functions.get_function_configuration(FunctionName=name)["Environment"]
+    functions.update_function_configuration(FunctionName=name, Environment={"Variables": {}})
+    try:
+        tuning.upload("other/broken-function.jsonl", dialogues(60, "broken"))
+        execution = start(tuning, "other/broken-function.jsonl")
+        assert tuning.end_of(execution)["PipelineExecutionStatus"] == "Failed"
+    finally:
+        functions.update_function_configuration(FunctionName=name, Environment=whole)
+    assert "never handled" in tuning.steps(execution)["FineTune"]["FailureReason"]
+
+
 def test_a_missed_quality_gate_says_which_threshold(tuning: Tuning) -> None:
     sagemaker = tuning.client("sagemaker")
     name = tuning.outputs["PipelineName"]
