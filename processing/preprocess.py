@@ -18,7 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, NoReturn, Self
 
+import boto3
 import pandas as pd
+from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bedrock.models import (
@@ -33,6 +35,7 @@ from processing.report import SPLITS, Counts, FileReport, PreprocessReport
 from processing.sorting import Sorter
 from processing.verdict import PreprocessError, judge
 
+LATEST = "latest"  # instead of an object's version: whichever is there
 MAXIMUM_MESSAGE_BYTES = 1024  # what SageMaker keeps of output/message
 
 
@@ -101,6 +104,8 @@ def preprocess(arguments: Arguments, root: Path) -> PreprocessReport:
     rules = require_tunable(model)
     dataset = root / "processing/input/dataset"
     paths = _dataset_files(dataset, arguments.dataset_uri)
+    if len(paths) == 1 and not arguments.dataset_uri.endswith("/"):
+        _fetch_version(arguments.dataset_uri, arguments.dataset_version, paths[0])
     output = root / "processing/output"
     destinations = {"rejected": output / "rejected/rejected.jsonl"}
     destinations |= {split: output / split / "data.jsonl" for split in SPLITS}
@@ -139,6 +144,20 @@ def _dataset_files(dataset: Path, uri: str) -> list[Path]:
             "Upload the dataset's files, and after them an object named _SUCCESS."
         )
     return paths
+
+
+def _fetch_version(uri: str, version: str, path: Path) -> None:
+    """Replace the file by the very version that the run is for: a newer one may have come since.
+
+    A processing job's input is always an object's latest version. Raises PreprocessError.
+    """
+    if version == LATEST:
+        return
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        boto3.client("s3").download_file(bucket, key, str(path), ExtraArgs={"VersionId": version})
+    except ClientError as error:
+        raise PreprocessError(f"Version {version} of {uri} could not be read: {error}") from error
 
 
 def _total(files: Sequence[FileReport]) -> Counts:

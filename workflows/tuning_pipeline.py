@@ -94,7 +94,7 @@ def tuning_pipeline(
         default_bucket=resources.data_bucket,
     )
     dataset_uri = ParameterString("DatasetUri")
-    dataset_version = ParameterString("DatasetVersion")
+    dataset_version = ParameterString("DatasetVersion", default_value="latest")
     base_model = ParameterString("BaseModel", default_value=settings.tuning.base_model)
     hyperparameters = {
         name: ParameterString(hyperparameter_parameter(name), default_value=value)

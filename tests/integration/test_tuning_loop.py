@@ -140,6 +140,23 @@ def test_a_folder_starts_one_run_when_success_lands(tuning: Tuning) -> None:
     }
 
 
+def test_a_run_tunes_on_the_version_that_it_is_for(tuning: Tuning) -> None:
+    key = "other/versions.jsonl"
+    tuning.upload(key, dialogues(60, "first"))
+    first = tuning.client("s3").head_object(Bucket=tuning.bucket, Key=key)["VersionId"]
+    tuning.upload(key, dialogues(90, "second"))
+    execution = start(tuning, key, DatasetVersion=first)
+    until(
+        lambda: tuning.steps(execution).get("Preprocess", {}).get("StepStatus") == "Succeeded",
+        "the preprocessing",
+    )
+    tuning.client("sagemaker").stop_pipeline_execution(PipelineExecutionArn=execution)
+    report = f"runs/{execution.rsplit('/', 1)[-1]}/report/preprocess_report.json"
+    body = tuning.client("s3").get_object(Bucket=tuning.bucket, Key=report)["Body"].read()
+    assert json.loads(body)["total"]["read"] == 60
+    tuning.end_of(execution)
+
+
 def test_a_malformed_dataset_fails_the_run_with_what_to_do(tuning: Tuning) -> None:
     tuning.upload("datasets/broken.jsonl", "{not json}\n" * 40)
     execution = tuning.execution_of("datasets/broken.jsonl")
@@ -308,7 +325,7 @@ def test_a_missed_quality_gate_says_which_threshold(tuning: Tuning) -> None:
 
 def start(tuning: Tuning, key: str, pipeline: str | None = None, **parameters: str) -> str:
     """Start the pipeline by hand for data outside the datasets' prefix."""
-    values = {"DatasetUri": f"s3://{tuning.bucket}/{key}", "DatasetVersion": "1", **parameters}
+    values = {"DatasetUri": f"s3://{tuning.bucket}/{key}", **parameters}
     answer = tuning.client("sagemaker").start_pipeline_execution(
         PipelineName=pipeline or tuning.outputs["PipelineName"],
         PipelineParameters=[{"Name": name, "Value": value} for name, value in values.items()],

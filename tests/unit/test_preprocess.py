@@ -28,7 +28,7 @@ NOVA = "amazon.nova-micro-v1:0:128k"
 LLAMA = "meta.llama3-1-8b-instruct-v1:0:128k"
 OPTIONS = {
     "base-model": NOVA,
-    "dataset-version": "v1",
+    "dataset-version": "latest",
     "prompt-column": "auto",
     "completion-column": "auto",
     "system-column": "auto",
@@ -158,7 +158,7 @@ def test_a_dataset_becomes_training_validation_and_test_data(tmp_path: Path) -> 
     assert {split: report["total"][split] for split in SPLITS} == {
         split: len(records) for split, records in outcome.splits.items()
     }
-    assert (report["dataset_uri"], report["dataset_version"]) == ("s3://data/set/a.jsonl", "v1")
+    assert (report["dataset_uri"], report["dataset_version"]) == ("s3://data/set/a.jsonl", "latest")
 
 
 def test_it_runs_as_the_containers_entry_point(tmp_path: Path) -> None:
