@@ -1,13 +1,12 @@
 """The demo: a dataset taken through the whole loop by calls that any AWS client could make."""
 
 import csv
-import fcntl
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,13 +18,12 @@ from cli.errors import CommandError, needs
 from cli.progress import Progress, Step, expected_steps, merge_steps, now
 from cli.result import RESULT_FILE, DemoResult
 from cli.synth import load_settings
-from cli.up import ModelSize, UpOptions, running_cloud
+from cli.up import EXAMPLE, ModelSize, UpOptions, only_one, running_cloud
 from evaluation.report import Evaluation, ModelScores
 
 if TYPE_CHECKING:
     from local.cloud import Cloud
 
-DATASET = Path("examples/emberfall/dialogues.jsonl")
 FOLDER = Path(".quench/demo")
 STATE_DIR = FOLDER / "cloud"
 LOCK_FILE = Path(".quench/demo.lock")
@@ -43,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DemoOptions:
-    dataset: Path = DATASET
+    dataset: Path = EXAMPLE
     settings: Path | None = None
     port: int = 0
     model: ModelSize | None = None
@@ -66,7 +64,8 @@ def run(options: DemoOptions, console: Console, plain: bool) -> DemoResult:
         if not options.dataset.is_file():
             raise CommandError(
                 f"There is no dataset at {options.dataset}.",
-                "Name a .jsonl, .json, .csv, .tsv or .parquet file with --dataset.",
+                "Name a .jsonl, .json, .csv, .tsv or .parquet file with --dataset. The example is "
+                "in Quench's checkout only.",
             )
         with view.shown(progress, console, plain), memory:
             places = _run(options, progress, outcome)
@@ -101,7 +100,12 @@ def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> dict[
     """Go through the phases; says where in the cloud things are."""
     deadline = time.monotonic() + options.timeout_seconds
     with ExitStack() as stack:
-        stack.enter_context(_only_demo_here())
+        # Each demo clears the folder of the one before: two at once would spoil each other.
+        another = CommandError(
+            f"Another demo runs here ({LOCK_FILE} is locked).",
+            "Wait for it to end, or run this one in another folder.",
+        )
+        stack.enter_context(only_one(LOCK_FILE, another))
         settings = load_settings(options.settings)
         if settings.tuning.serving != "on-demand":
             raise CommandError(
@@ -131,21 +135,6 @@ def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> dict[
     }
 
 
-@contextmanager
-def _only_demo_here() -> Iterator[None]:
-    """Each demo clears the folder of the one before: two at once would spoil each other."""
-    LOCK_FILE.parent.mkdir(parents=True, exist_ok=True)
-    with LOCK_FILE.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CommandError(
-                f"Another demo runs here ({LOCK_FILE} is locked).",
-                "Wait for it to end, or run this one in another folder.",
-            ) from error
-        yield
-
-
 class Demo:
     """What a user of the cloud does, in order; what is learned goes to `progress` and `outcome`."""
 
@@ -168,6 +157,7 @@ class Demo:
         self._stepfunctions = cloud.client("stepfunctions")
         self._bedrock = cloud.client("bedrock")
         self._ssm = cloud.client("ssm")
+        self._sqs = cloud.client("sqs")
         definition = self._sagemaker.describe_pipeline(PipelineName=outputs["PipelineName"])
         self._expected = expected_steps(json.loads(definition["PipelineDefinition"]))
         self._execution_arn = ""
@@ -260,7 +250,20 @@ class Demo:
         found = self._sagemaker.list_pipeline_executions(
             PipelineName=self._outputs["PipelineName"], SortBy="CreationTime", SortOrder="Ascending"
         )["PipelineExecutionSummaries"]
+        if not found:
+            self._raise_if_refused()
         return found[0]["PipelineExecutionArn"] if found else None
+
+    def _raise_if_refused(self) -> None:
+        """Raise what the function said that should have started an execution."""
+        for url in self._sqs.list_queues()["QueueUrls"]:
+            if "-FailedEvents" in url:
+                for message in self._sqs.receive_message(QueueUrl=url).get("Messages", []):
+                    failed = json.loads(message["Body"])
+                    raise CommandError(
+                        f"The upload started nothing: {failed['responsePayload']['errorMessage']}",
+                        f"The functions' logs are in {self._state_dir / 'logs'}",
+                    )
 
     def _describe_execution(self) -> dict[str, Any]:
         described: dict[str, Any] = self._sagemaker.describe_pipeline_execution(

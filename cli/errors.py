@@ -32,7 +32,7 @@ def needs(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise CommandError(
             f"This command needs {error.name}, which is not installed.",
-            f"pip install 'quench[{extra}]'",
+            f"In Quench's checkout: pip install '.[{extra}]'",
         ) from error
 
 

@@ -13,10 +13,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cli.demo import DATASET, DemoOptions, run
+from cli.demo import DemoOptions, run
 from cli.errors import CommandError, write_trace
 from cli.synth import write_assembly
-from cli.up import UpOptions, serve
+from cli.up import EXAMPLE, UpOptions, serve
 
 app = typer.Typer(
     help="Keep a generative application on AWS fine-tuned: the loop, whole, on this machine.",
@@ -31,6 +31,7 @@ class Model(StrEnum):
     tiny = "tiny"
 
 
+PORT = typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
 SettingsFile = Annotated[
     Path | None,
     typer.Option("--settings", help="Settings file; quench.toml here, if there is one."),
@@ -85,8 +86,10 @@ def main(
 
 @app.command()
 def up(
-    port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = None,
-    state_dir: Annotated[Path | None, typer.Option(help="Where state and logs are kept.")] = None,
+    port: Annotated[int | None, PORT] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Where logs and jobs' files are kept.")
+    ] = None,
     model: LocalModel = None,
     settings: SettingsFile = None,
 ) -> None:
@@ -107,8 +110,8 @@ def synth(
 
 @app.command()
 def demo(
-    dataset: Annotated[Path, typer.Option(help="The dataset to tune on.")] = DATASET,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    dataset: Annotated[Path, typer.Option(help="The dataset to tune on: one file.")] = EXAMPLE,
+    port: Annotated[int, PORT] = 0,
     model: LocalModel = None,
     settings: SettingsFile = None,
     timeout: Annotated[float, typer.Option(help="Minutes after which the demo gives up.")] = 30,

