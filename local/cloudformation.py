@@ -287,6 +287,11 @@ class Alarm(Resource):
             arguments["Threshold"] = float(arguments["Threshold"])
         cloudwatch = cls.client("cloudwatch")
         cloudwatch.put_metric_alarm(**{**arguments, "AlarmName": name})
+        cloudwatch.set_alarm_state(  # moto would call it OK, whatever happens
+            AlarmName=name,
+            StateValue="INSUFFICIENT_DATA",
+            StateReason="The embedded cloud keeps alarms, and evaluates none.",
+        )
         found = cloudwatch.describe_alarms(AlarmNames=[name])["MetricAlarms"][0]
         return cls(name, {"Arn": found["AlarmArn"]})
 

@@ -27,7 +27,8 @@ def judge(
         raise PreprocessError(
             f"{total.rejected} of {total.read} records were rejected, more than "
             f"{max_rejected_fraction:.0%}.{_top_reasons(report)}{_file_errors(report)} "
-            "Correct them (rejected.jsonl names file and line of each) and upload again."
+            "Correct them (rejected/rejected.jsonl of this run names file and line of each) and "
+            "upload again."
         )
     if total.written < min_records:
         raise PreprocessError(

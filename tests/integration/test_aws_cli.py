@@ -68,9 +68,16 @@ def test_a_person_with_the_aws_cli_takes_a_dataset_to_an_approved_model(
         *("--model-approval-status", "Approved"),
     )
 
-    def promoted() -> bool:
+    def promoted() -> Any:
         parameter = aws("ssm", "get-parameter", "--name", tuning.outputs["ModelParameterName"])
         value = json.loads(parameter["Parameter"]["Value"])
-        return bool(value["model_package"] == package["ModelPackageArn"])
+        return value if value["model_package"] == package["ModelPackageArn"] else None
 
-    until(promoted, "the parameter to name the model", pause=1)
+    model = until(promoted, "the parameter to name the model", pause=1)
+    question, answer = tmp_path / "question.json", tmp_path / "answer.json"
+    question.write_text('{"messages": [{"role": "user", "content": [{"text": "Who are you?"}]}]}')
+    aws(
+        *("bedrock-runtime", "invoke-model", "--model-id", model["model_id"]),
+        *("--body", f"fileb://{question}", str(answer)),
+    )
+    assert json.loads(answer.read_text())["output"]["message"]["role"] == "assistant"
