@@ -3,10 +3,12 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from infrastructure.app import synthesize
 from local.cloud import Cloud
@@ -133,6 +135,13 @@ class Tuning:
         (url,) = [url for url in sqs.list_queues()["QueueUrls"] if name in url]
         answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)
         return [message["Body"] for message in answer.get("Messages", [])]
+
+
+def commands_below(process: int) -> Iterator[tuple[int, str]]:
+    """The descendants of a process that still run: their ids and command lines."""
+    for child in psutil.Process(process).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended while we looked
+            yield child.pid, " ".join(child.cmdline())
 
 
 def until(

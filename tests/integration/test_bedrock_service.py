@@ -7,12 +7,11 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from botocore.exceptions import ClientError
+from stack import commands_below
 
 from local.cloud import Cloud
 from local.config import LocalConfig
@@ -361,13 +360,7 @@ def until(look: Callable[[], Any]) -> Any:
 
 def process_of(job_id: str) -> int:
     """The id of the process that trains."""
-    return int(
-        next(
-            child.pid
-            for child in psutil.Process().children(recursive=True)
-            if any(Path(argument).parent.name == job_id for argument in child.cmdline())
-        )
-    )
+    return next(pid for pid, command in commands_below(os.getpid()) if f"/{job_id}/" in command)
 
 
 def rows(cloud: Cloud, key: str) -> list[dict[str, str]]:

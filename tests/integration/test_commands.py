@@ -14,7 +14,7 @@ import boto3
 import psutil
 import pytest
 from botocore.exceptions import EndpointConnectionError
-from stack import ROOT, dialogues, until
+from stack import ROOT, commands_below, dialogues, until
 
 SETTINGS = """
 [dataset]
@@ -68,7 +68,7 @@ def test_up_says_what_to_export_and_leaves_nothing_after_ctrl_c(folder: Path) ->
             if "Ctrl-C" in line:
                 break
         bucket = output.partition("s3://")[2].partition("/")[0]
-        assert f"s3://{bucket}/tales/dialogues.jsonl" in output
+        assert f"  aws s3 cp FILE s3://{bucket}/tales/\n" in output
         s3: Any = boto3.Session(
             exported["AWS_ACCESS_KEY_ID"],
             exported["AWS_SECRET_ACCESS_KEY"],
@@ -130,5 +130,4 @@ def test_demo_that_fails_says_why_and_where_to_read(folder: Path) -> None:
 
 def trains(process: int) -> bool:
     """Whether a customization job's process runs among the descendants of a process."""
-    children = psutil.Process(process).children(recursive=True)
-    return any("local.bedrock.training" in child.cmdline() for child in children)
+    return any("local.bedrock.training" in command for _, command in commands_below(process))

@@ -6,9 +6,8 @@ import os
 import re
 import signal
 
-import psutil
 import pytest
-from stack import Tuning, dialogues, small, until
+from stack import Tuning, commands_below, dialogues, small, until
 
 SETTINGS = small()
 
@@ -348,8 +347,7 @@ def _is_empty(tuning: Tuning, queue: str) -> bool:
 
 def _training_process(job_arn: str) -> int | None:
     job = job_arn.rsplit("/", 1)[-1]
-    for child in psutil.Process().children(recursive=True):
-        command = " ".join(child.cmdline())
+    for process, command in commands_below(os.getpid()):
         if "local.bedrock.training" in command and job in command:
-            return int(child.pid)
+            return process
     return None
