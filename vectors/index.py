@@ -51,7 +51,7 @@ class IndexMismatchError(VectorIndexError):
 
 
 class IndexWriteError(VectorIndexError):
-    """Some chunks could not be written. `failures` has the reason for each id; the others are in."""
+    """Some chunks could not be written. `failures` has the reason of each; the others are in."""
 
     def __init__(self, index: str, failures: Mapping[str, str]) -> None:
         self.failures = dict(failures)

@@ -1,0 +1,24 @@
+"""Which index a location means."""
+
+from urllib.parse import urlsplit
+
+from vectors.index import VectorIndex, VectorIndexError
+
+
+def open_index(location: str, name: str, dimensions: int) -> VectorIndex:
+    """The index of that name for vectors of so many dimensions; `ensure()` creates it.
+
+    `location` is the URL of an OpenSearch endpoint, or `lancedb:` and a folder. Raises
+    VectorIndexError for any other.
+    """
+    if urlsplit(location).scheme in ("http", "https"):
+        from vectors.opensearch import OpenSearchIndex, connect
+
+        return OpenSearchIndex(connect(location), name, dimensions)
+    if location.startswith("lancedb:") and location != "lancedb:":
+        from vectors.lance import LanceIndex
+
+        return LanceIndex(location.removeprefix("lancedb:"), name, dimensions)
+    raise VectorIndexError(
+        f"{location!r} is no vector index. Name an https:// endpoint or lancedb:<folder>."
+    )
