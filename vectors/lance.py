@@ -48,11 +48,12 @@ class LanceIndex:
     def ensure(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._writing():
-            database = self._database()
-            if not database.table_exists([self._name]):
-                table = database.create_table(self._name, schema=self._schema())
+            table = self._found()
+            if table is None:
+                table = self._database().create_table(self._name, schema=self._schema())
+            found = table.schema
+            if found == self._schema() and not table.list_indices():
                 table.create_index("words", config=FTS())
-            found = self._table().schema
         if found != self._schema():
             raise IndexMismatchError(
                 f"The index {self._name} in {self._folder} does not fit the settings: its columns "
@@ -67,7 +68,11 @@ class LanceIndex:
     def upsert(self, chunks: Sequence[Chunk]) -> None:
         latest = {chunk.id: chunk for chunk in chunks}
         failures = unfit(latest.values(), self._dimensions)
-        rows = [record(chunk) for id, chunk in latest.items() if id not in failures]
+        rows = [
+            {**record(chunk), "words": f"{chunk.title}\n{chunk.heading}\n{chunk.text}"}
+            for id, chunk in latest.items()
+            if id not in failures
+        ]
         if rows:
             with self._writing():
                 merge = self._table().merge_insert("id")
@@ -115,13 +120,21 @@ class LanceIndex:
 
     def _table(self) -> Table:
         if self._opened is None:
-            if not (self._folder / f"{self._name}.lance").is_dir():
-                raise VectorIndexError(
-                    f"There is no index {self._name} in {self._folder} yet; hydrating documents "
-                    "creates it."
-                )
-            self._opened = self._database().open_table(self._name)
+            self._opened = self._found()
+        if self._opened is None:
+            raise VectorIndexError(
+                f"There is no index {self._name} in {self._folder} yet; hydrating documents "
+                "creates it."
+            )
         return self._opened
+
+    def _found(self) -> Table | None:
+        try:
+            return self._database().open_table(self._name)
+        except ValueError as error:
+            if "was not found" in str(error):
+                return None
+            raise
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -136,7 +149,8 @@ class LanceIndex:
 
     def _tidy(self) -> None:
         table = self._table()
-        if table.stats()["fragment_stats"]["num_fragments"] >= _FRAGMENTS:
+        stats: Any = table.stats()  # a mapping, whatever its annotation says
+        if stats["fragment_stats"]["num_fragments"] >= _FRAGMENTS:
             table.optimize(cleanup_older_than=timedelta(minutes=10))
 
     def _schema(self) -> pa.Schema:
@@ -145,7 +159,7 @@ class LanceIndex:
                 **dict.fromkeys(_COLUMNS, pa.string()),
                 "position": pa.int32(),
                 "labels": pa.list_(pa.string()),
-                "words": pa.string(),
+                "words": pa.string(),  # what a search by words looks at
                 "vector": pa.list_(pa.float32(), self._dimensions),
             }
         )

@@ -43,8 +43,9 @@ _SETTINGS = {
 _TRANSIENT = {429, 502, 503, 504, "N/A", "TIMEOUT"}
 """Statuses worth another try; the client writes the last two for connections that failed."""
 
-_SEARCH_WIDTH = 200
-"""With the lucene engine a query's `k` is also how widely the graph is searched."""
+_SEARCH_WIDTH = 400
+"""With the lucene engine a query's `k` is also how widely the graph is searched. Of 20,000 vectors
+without any structure, the hardest case, 100 finds 87 % of the ten nearest and 400 finds 98 %."""
 
 
 def connect(location: str) -> OpenSearch:
@@ -58,7 +59,6 @@ def connect(location: str) -> OpenSearch:
         max_retries=3,
         retry_on_timeout=True,
         pool_maxsize=16,
-        http_compress=True,
     )
 
 
@@ -232,15 +232,15 @@ class OpenSearchIndex:
 
     def _mapping(self) -> dict[str, Any]:
         kept = {"type": "keyword", "index": False, "doc_values": False}
+        searched = {**kept, "copy_to": ["words"]}
         return {
             "dynamic": "strict",
-            "_source": {"excludes": ["words"]},
             "properties": {
                 "id": {"type": "keyword"},
                 "source": {"type": "keyword"},
-                "title": kept,
-                "heading": kept,
-                "text": kept,
+                "title": searched,
+                "heading": searched,
+                "text": searched,
                 "position": {"type": "integer"},
                 "attributes": kept,
                 "labels": {"type": "keyword"},

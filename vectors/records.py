@@ -18,7 +18,7 @@ _LONGEST_LABEL = 256
 
 
 def record(chunk: Chunk) -> dict[str, Any]:
-    """What is stored of a chunk. `words` is what a search by words looks at."""
+    """What is stored of a chunk."""
     return {
         "id": chunk.id,
         "source": chunk.source,
@@ -31,7 +31,6 @@ def record(chunk: Chunk) -> dict[str, Any]:
         "labels": [
             label for name, value in chunk.attributes.items() for label in _labels(name, value)
         ],
-        "words": "\n".join(filter(None, (chunk.title, chunk.heading, chunk.text))),
     }
 
 
@@ -67,7 +66,7 @@ def unfit(chunks: Iterable[Chunk], dimensions: int) -> dict[str, str]:
     for chunk in chunks:
         if len(chunk.vector) != dimensions:
             reasons[chunk.id] = f"its vector has {len(chunk.vector)} dimensions, not {dimensions}"
-        elif not 0 < sum(value * value for value in chunk.vector) < math.inf:
+        elif not 0 < math.hypot(*chunk.vector) < math.inf:
             reasons[chunk.id] = "its vector is zero or not finite"
     return reasons
 
