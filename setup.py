@@ -30,6 +30,8 @@ LOCAL = [
     *CONTAINERS,
     "aws-croniter>=2.1,<3",
     "awslambdaric>=3",
+    "filelock>=3.16",
+    "lancedb>=0.40,<1",
     "moto[server]>=5.2.5,<5.3",
     "torch==2.13.0",
     "transformers>=5,<6",
@@ -73,6 +75,7 @@ setup(
                 "lambdas",
                 "local",
                 "processing",
+                "vectors",
                 "workflows",
             )
             for below in ("", ".*")

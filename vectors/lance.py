@@ -42,7 +42,7 @@ class LanceIndex:
         self._folder = Path(folder)
         self._name = name
         self._dimensions = dimensions
-        self._lock = FileLock(self._folder / f"{name}.lock", timeout=patience)
+        self._lock = FileLock(self._folder / f"{name}.lock", timeout=patience, poll_interval=0.01)
         self._opened: Table | None = None
 
     def ensure(self) -> None:
