@@ -32,6 +32,7 @@ LOCAL = [
     "awslambdaric>=3",
     "filelock>=3.16",
     "lancedb>=0.40,<1",
+    "opensearch-py>=3,<4",
     "moto[server]>=5.2.5,<5.3",
     "torch==2.13.0",
     "transformers>=5,<6",
