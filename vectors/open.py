@@ -1,5 +1,6 @@
 """Which index a location means."""
 
+import os
 from urllib.parse import urlsplit
 
 from vectors.index import VectorIndex, VectorIndexError
@@ -8,9 +9,12 @@ from vectors.index import VectorIndex, VectorIndexError
 def open_index(location: str, name: str, dimensions: int) -> VectorIndex:
     """The index of that name for vectors of so many dimensions; `ensure()` creates it.
 
-    `location` is the URL of an OpenSearch endpoint, or `lancedb:` and a folder. Raises
-    VectorIndexError for any other.
+    `location` is the URL of an OpenSearch endpoint, or `lancedb:` and a folder. The environment
+    variable VECTOR_INDEX_LOCATION, if set, takes its place, as AWS_ENDPOINT_URL does for services:
+    so the embedded cloud has an index where a template names a domain. Raises VectorIndexError for
+    any other location.
     """
+    location = os.environ.get("VECTOR_INDEX_LOCATION") or location
     if urlsplit(location).scheme in ("http", "https"):
         from vectors.opensearch import OpenSearchIndex, connect
 

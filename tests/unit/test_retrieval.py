@@ -67,6 +67,21 @@ def test_a_location_chooses_the_index(tmp_path: Path) -> None:
     assert isinstance(open_index(f"lancedb:{tmp_path}", "lore", 4), LanceIndex)
 
 
+def test_the_environment_can_name_another_location(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VECTOR_INDEX_LOCATION", f"lancedb:{tmp_path}")
+    open_index(DOMAIN, "lore", 4).ensure()
+    assert (tmp_path / "lore.lance").is_dir()
+
+    monkeypatch.setenv("VECTOR_INDEX_LOCATION", "nowhere")
+    with pytest.raises(VectorIndexError, match="'nowhere' is no vector index"):
+        open_index(DOMAIN, "lore", 4)
+
+    monkeypatch.setenv("VECTOR_INDEX_LOCATION", "")
+    assert isinstance(open_index(DOMAIN, "lore", 4), OpenSearchIndex)
+
+
 @pytest.mark.parametrize("location", ["", "lancedb:", "s3://bucket", "/tmp/index", "file:///x"])
 def test_other_locations_are_refused(location: str) -> None:
     with pytest.raises(VectorIndexError, match="lancedb:<folder>"):
