@@ -79,7 +79,7 @@ def test_the_environment_can_name_another_location(
         open_index(DOMAIN, "lore", 4)
 
     monkeypatch.setenv("VECTOR_INDEX_LOCATION", "")
-    assert isinstance(open_index(DOMAIN, "lore", 4), OpenSearchIndex)
+    assert isinstance(open_index("http://localhost:9200", "lore", 4), OpenSearchIndex)
 
 
 @pytest.mark.parametrize("location", ["", "lancedb:", "s3://bucket", "/tmp/index", "file:///x"])
