@@ -9,8 +9,10 @@ import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -29,7 +31,17 @@ from pydantic_settings import SettingsError as UnreadableVariableError
 
 from bedrock.models import TuningRules, UnknownModelError, all_models, find_model, require_tunable
 
+
+def _embeds(model_id: str) -> str:
+    known = [model.id for model in all_models() if "embedding" in model.tasks]
+    if model_id not in known:
+        raise ValueError(f"{model_id} is not an embedding model; known are {', '.join(known)}")
+    return model_id
+
+
 ENVIRONMENT_PREFIX = "QUENCH_"
+EmbeddingModel = Annotated[str, AfterValidator(_embeds)]
+InstanceType = Annotated[str, Field(pattern=r"^ml\.")]
 Fraction = Annotated[float, Field(gt=0, lt=0.5)]
 # The numbers of evaluation.json (docs/evaluation.md) that a gate can read.
 METRIC = (
@@ -79,7 +91,7 @@ class Tuning(Section):
     check_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     timeout_hours: Annotated[float, Field(gt=0, le=24 * 7)] = 24
     schedule: Annotated[str, Field(pattern=r"^$|^(rate|cron)\(.+\)$")] = ""
-    instance_type: Annotated[str, Field(pattern=r"^ml\.")] = "ml.m5.large"
+    instance_type: InstanceType = "ml.m5.large"
     hyperparameters: dict[str, float] = {}
 
     @field_validator("hyperparameters", mode="before")
@@ -145,18 +157,10 @@ class Tuning(Section):
 
 
 class Evaluation(Section):
-    embedding_model: str = "amazon.titan-embed-text-v2:0"
+    embedding_model: EmbeddingModel = "amazon.titan-embed-text-v2:0"
     max_records: Annotated[int, Field(ge=1, le=10_000)] = 40
     max_tokens: Annotated[int, Field(ge=1, le=4_096)] = 64
     concurrency: Annotated[int, Field(ge=1, le=64)] = 8
-
-    @field_validator("embedding_model")
-    @classmethod
-    def _embeds(cls, model_id: str) -> str:
-        known = [model.id for model in all_models() if "embedding" in model.tasks]
-        if model_id not in known:
-            raise ValueError(f"{model_id} is not an embedding model; known are {', '.join(known)}")
-        return model_id
 
 
 class QualityGate(Section):
@@ -171,6 +175,65 @@ class Release(Section):
     approval_retry_seconds: Annotated[int, Field(ge=60, le=43_200)] = 300
 
 
+class OpenSearch(Section):
+    endpoint: Annotated[str, Field(pattern=r"^$|^https://[A-Za-z0-9.\-]+(:\d+)?$")] = ""
+    instance_type: Annotated[str, Field(pattern=r"^[a-z0-9]+\.[a-z0-9]+\.search$")] = (
+        "t3.medium.search"
+    )
+    instance_count: Annotated[int, Field(ge=1, le=40)] = 1
+    volume_gb: Annotated[int, Field(ge=10, le=24_576)] = 20
+
+    @field_validator("endpoint")
+    @classmethod
+    def _within_reach(cls, endpoint: str) -> str:
+        host = urlsplit(endpoint).hostname or ""
+        if re.search(r"\.aoss\.(amazonaws\.com|on\.aws)$", host):
+            raise ValueError(
+                f"{host} is OpenSearch Serverless, whose vector collections take no document ids; "
+                "name the endpoint of a domain"
+            )
+        if re.search(r"^vpc-.*\.(amazonaws\.com|amazonaws\.com\.cn|on\.aws)$", host):
+            raise ValueError(
+                f"{host} is inside a VPC, which hydration jobs cannot reach; name the endpoint of "
+                "a domain with public access"
+            )
+        return endpoint
+
+
+class Knowledge(Section):
+    embedding_model: EmbeddingModel = "amazon.titan-embed-text-v2:0"
+    dimensions: int = 256
+    index: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_\-]{0,99}$")] = "documents"
+    chunk_size: Annotated[int, Field(ge=100, le=8_000)] = 1_000
+    chunk_overlap: Annotated[int, Field(ge=0)] = 100
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 16
+    requests_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    batch_window_seconds: Annotated[int, Field(ge=1, le=300)] = 20
+    instance_type: InstanceType = "ml.m5.large"
+    instance_count: Annotated[int, Field(ge=1, le=20)] = 1
+    timeout_hours: Annotated[float, Field(gt=0, le=48)] = 12
+    opensearch: OpenSearch = OpenSearch()
+
+    @model_validator(mode="after")
+    def _dimensions_of_the_model(self) -> "Knowledge":
+        sizes = find_model(self.embedding_model).dimensions
+        if self.dimensions not in sizes:
+            raise ValueError(
+                f"dimensions is {self.dimensions}; vectors of {self.embedding_model} have "
+                f"{' or '.join(map(str, sizes))}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _overlap_leaves_progress(self) -> "Knowledge":
+        if self.chunk_overlap > self.chunk_size / 2:
+            raise ValueError(
+                f"chunk_overlap is {self.chunk_overlap}, at most half of chunk_size "
+                f"({self.chunk_size}) is allowed"
+            )
+        return self
+
+
 class Alarms(Section):
     email: str = ""
 
@@ -180,6 +243,7 @@ class Local(Section):
     state_dir: Path = Path(".quench/cloud")
     wait_scale: Annotated[float, Field(gt=0, le=1)] = 0.005
     model: Literal["smollm2", "tiny"] = "smollm2"
+    opensearch: Annotated[str, Field(pattern=r"^$|^https?://[^/\s]+$")] = ""
 
 
 class Settings(BaseSettings):
@@ -196,6 +260,7 @@ class Settings(BaseSettings):
     evaluation: Evaluation = Evaluation()
     quality_gate: QualityGate = QualityGate()
     release: Release = Release()
+    knowledge: Knowledge = Knowledge()
     alarms: Alarms = Alarms()
     local: Local = Local()
 
@@ -205,6 +270,17 @@ class Settings(BaseSettings):
         if self.region not in regions:
             raise ValueError(
                 f"region is {self.region}, but {self.tuning.base_model} is fine-tuned "
+                f"only in {', '.join(regions)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _region_embeds(self) -> "Settings":
+        model_id = self.knowledge.embedding_model
+        regions = find_model(model_id).regions
+        if self.region not in regions:
+            raise ValueError(
+                f"region is {self.region}, but knowledge.embedding_model {model_id} can be invoked "
                 f"only in {', '.join(regions)}"
             )
         return self

@@ -52,6 +52,26 @@ def test_a_variable_overrides_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         ("[quality_gate]\nmetric = 'gain.rouge'", ["quality_gate.metric", "rouge_l"]),
         ("[quality_gate]\nthreshold = nan", ["quality_gate.threshold", "finite"]),
         ("[tuning]\ncheck_seconds = 30", ["check_seconds is 30", "choose 35 or more"]),
+        (
+            "[knowledge]\nembedding_model = 'titan'",
+            ["knowledge.embedding_model", "titan-embed-text"],
+        ),
+        ("[knowledge]\ndimensions = 128", ["knowledge", "dimensions is 128", "1024 or 512 or 256"]),
+        ("[knowledge]\nembedding_model = 'cohere.embed-english-v3'", ["dimensions is 256", "1024"]),
+        ("[knowledge]\nchunk_overlap = 501", ["chunk_overlap is 501", "chunk_size", "1000"]),
+        ("[knowledge]\nindex = 'Lore'", ["knowledge.index", "Lore"]),
+        ("[knowledge]\nbatch_window_seconds = 0", ["batch_window_seconds", "equal to 1"]),
+        ("[knowledge]\ntimeout_hours = 72", ["timeout_hours", "equal to 48"]),
+        ("[knowledge.opensearch]\nendpoint = 'search.example'", ["opensearch.endpoint", "https"]),
+        (
+            "[knowledge.opensearch]\nendpoint = 'https://abc.us-east-1.aoss.amazonaws.com'",
+            ["knowledge.opensearch.endpoint", "Serverless"],
+        ),
+        (
+            "[knowledge.opensearch]\nendpoint = 'https://vpc-a-b.us-east-1.es.amazonaws.com'",
+            ["knowledge.opensearch.endpoint", "inside a VPC"],
+        ),
+        ("[local]\nopensearch = 'localhost:9200'", ["local.opensearch", "localhost:9200"]),
         ("[tuning]\nserving = 'provisioned'", ["gain.rouge_l", "validation.last_perplexity"]),
     ],
 )
@@ -60,6 +80,25 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: list[str]) -> 
         Settings.load(write(tmp_path, text))
     for word in named:
         assert word in str(error.value)
+
+
+def test_knowledge_is_embedded_only_where_its_model_is(tmp_path: Path) -> None:
+    text = """
+        region = "us-west-2"
+        tuning.base_model = "meta.llama3-1-8b-instruct-v1:0:128k"
+        tuning.serving = "provisioned"
+        knowledge.embedding_model = "cohere.embed-v4:0"
+    """
+    path = write(tmp_path, text)
+    with pytest.raises(
+        SettingsError, match=r"region is us-west-2, .*cohere\.embed-v4:0.*us-east-1"
+    ):
+        Settings.load(path)
+
+
+def test_an_overlap_of_half_a_chunk_is_allowed() -> None:
+    knowledge = Settings(knowledge={"chunk_size": 300, "chunk_overlap": 150}).knowledge
+    assert (knowledge.chunk_size, knowledge.chunk_overlap) == (300, 150)
 
 
 def test_a_bad_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
