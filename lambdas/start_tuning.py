@@ -16,6 +16,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter
 
 from lambdas.clients import client
+from lambdas.s3_events import ObjectCreated, S3Object
 from lambdas.validation import read_environment
 
 ALLOWED = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -29,29 +30,6 @@ class Environment(BaseModel):
     PIPELINE_NAME: str = Field(min_length=1)
     DATA_BUCKET: str = Field(min_length=1)
     DATASET_PREFIX: str = Field(pattern=r"^[^/].*/$")
-
-
-class Bucket(BaseModel):
-    name: str
-
-
-class S3Object(BaseModel):
-    key: str
-    size: int = 0
-    version_id: str = Field(alias="version-id")
-
-
-class ObjectDetail(BaseModel):
-    bucket: Bucket
-    object: S3Object
-
-
-class ObjectCreated(BaseModel):
-    """An EventBridge event of S3: ``Object Created``, in a versioned bucket."""
-
-    source: Literal["aws.s3"]
-    detail_type: Literal["Object Created"] = Field(alias="detail-type")
-    detail: ObjectDetail
 
 
 class Schedule(BaseModel):
