@@ -149,6 +149,19 @@ class Cloud:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
+    @property
+    def index_location(self) -> str:
+        """Where the vector index is, for `vectors.open.open_index`."""
+        folder = self.config.state_dir.resolve() / "vectors"
+        return self.config.index_location or f"lancedb:{folder}"
+
+    def runtime_environment(self) -> dict[str, str]:
+        """What functions and processing jobs get: the cloud, and its vector index.
+
+        A template names an OpenSearch domain, and here is none that answers.
+        """
+        return {**self.environment(), "VECTOR_INDEX_LOCATION": self.index_location}
+
     def client(self, service: str) -> Any:
         """A real boto3 client of this cloud."""
         with self._clients_lock:

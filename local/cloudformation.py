@@ -318,6 +318,79 @@ class Schedule(Resource):
         self.client("scheduler").delete_schedule(Name=self.physical_resource_id)
 
 
+class OpenSearchDomain(Resource):
+    """A domain as moto records it. Nothing listens at its endpoint."""
+
+    type = "AWS::OpenSearchService::Domain"
+    name_property = "DomainName"
+
+    @classmethod
+    def put(cls, name: str, properties: dict[str, Any]) -> Resource:
+        name = domain_name(name)
+        if unknown := set(properties) - DOMAIN_OPTIONS - {"DomainName", "EngineVersion", "Tags"}:
+            raise ServiceError(
+                "ValidationError",
+                f"Domain {name}: the embedded cloud does not support {', '.join(sorted(unknown))}.",
+            )
+        options = {key: properties[key] for key in DOMAIN_OPTIONS if key in properties}
+        if "AccessPolicies" in options:
+            options["AccessPolicies"] = json.dumps(options["AccessPolicies"])
+        version = properties.get("EngineVersion", "OpenSearch_2.19")
+        opensearch = cls.client("opensearch")
+        known = opensearch.list_domain_names()["DomainNames"]
+        if any(domain["DomainName"] == name for domain in known):
+            domain = opensearch.describe_domain(DomainName=name)["DomainStatus"]
+            if version != domain["EngineVersion"]:
+                raise ServiceError(
+                    "ValidationError",
+                    f"Domain {name}: the embedded cloud cannot upgrade it from "
+                    f"{domain['EngineVersion']} to {version}; start it anew.",
+                )
+            opensearch.update_domain_config(DomainName=name, **options)
+        else:
+            domain = opensearch.create_domain(
+                DomainName=name,
+                EngineVersion=version,
+                TagList=properties.get("Tags", []),
+                **options,
+            )["DomainStatus"]
+        return cls(
+            name,
+            {
+                "Arn": domain["ARN"],
+                "DomainArn": domain["ARN"],
+                "DomainEndpoint": domain["Endpoint"],
+                "Id": domain["DomainId"],
+            },
+        )
+
+    def remove(self) -> None:
+        self.client("opensearch").delete_domain(DomainName=self.physical_resource_id)
+
+
+# Those that moto keeps, but for VPCs and Cognito.
+DOMAIN_OPTIONS = {
+    "AccessPolicies",
+    "AdvancedOptions",
+    "AdvancedSecurityOptions",
+    "ClusterConfig",
+    "DomainEndpointOptions",
+    "EBSOptions",
+    "EncryptionAtRestOptions",
+    "LogPublishingOptions",
+    "NodeToNodeEncryptionOptions",
+    "OffPeakWindowOptions",
+    "SnapshotOptions",
+    "SoftwareUpdateOptions",
+}
+
+
+def domain_name(name: str) -> str:
+    """A resource's generated name as a domain may have it: 28 lower-case characters at most."""
+    name = name.lower()
+    return name if len(name) <= 28 else f"{name[:15]}-{name[-12:]}"
+
+
 class Metadata(Resource):
     """What the CDK notes about itself: nothing to create, in AWS neither."""
 
@@ -338,6 +411,7 @@ RESOURCES: tuple[type[Resource], ...] = (
     EventInvokeConfig,
     Alarm,
     Schedule,
+    OpenSearchDomain,
     Metadata,
 )
 

@@ -18,6 +18,7 @@ class LocalConfig:
     wait_scale: float = 0.005  # how many real seconds one second of waiting lasts
     model: Literal["smollm2", "tiny"] = "smollm2"
     account_id: str = "123456789012"
+    index_location: str | None = None  # of the vector index; None: a folder of `state_dir`
 
     def scaled(self, seconds: float) -> float:
         """How long a wait of so many seconds really lasts here, in seconds."""

@@ -253,7 +253,7 @@ class _Pool:
 
     def _take(self, function: Any) -> _Process:
         code = _unpack(function, self._cloud.config.state_dir / "functions")
-        environment = _environment(function, self._cloud.environment(), code)
+        environment = _environment(function, self._cloud.runtime_environment(), code)
         outdated = []
         with self._lock:
             while self._idle:

@@ -15,7 +15,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from moto.awslambda.models import EventSourceMapping, LambdaBackend, lambda_backends
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
-RECEIVE_MAXIMUM = 10  # messages that one ReceiveMessage answers
+PAYLOAD_LIMIT = 6 * 1024 * 1024  # bytes of one invocation
 REFUSED = ("FilterCriteria", "DestinationConfig", "KMSKeyArn")
 
 
@@ -45,6 +45,7 @@ class Queues:
 
     def start(self) -> None:
         self._patches.wrap(LambdaBackend, "create_event_source_mapping", self._polling)
+        self._patches.wrap(LambdaBackend, "update_event_source_mapping", _checking)
         # moto invokes functions inside SendMessage, from this list: it has to stay empty.
         self._patches.replace(Queue, "lambda_event_source_mappings", _NO_MAPPINGS)
         self._patches.wrap(Queue, "delete_message", _deleting_alone)
@@ -68,6 +69,9 @@ class Queues:
                     "The embedded cloud does not support an event source mapping's "
                     f"{', '.join(refused)} ({source}).",
                 )
+            batch_size = int(spec.get("BatchSize") or 10)
+            check_batching(source, batch_size, int(spec.get("MaximumBatchingWindowInSeconds") or 0))
+            self._check_times(source, spec["FunctionName"])
             mapping = original(backend, spec)
             threading.Thread(
                 target=self._poll, args=(mapping,), name=f"poll-{mapping.uuid}", daemon=True
@@ -75,6 +79,17 @@ class Queues:
             return mapping
 
         return create_event_source_mapping
+
+    def _check_times(self, queue_arn: str, function_name: str) -> None:
+        *_, region, account, name = queue_arn.split(":")
+        queue = sqs_backends[account][region].queues.get(name)
+        timeout = int(self._cloud.functions.find(function_name).timeout)
+        if queue is not None and int(queue.visibility_timeout) < timeout:
+            raise ServiceError(
+                "InvalidParameterValueException",
+                f"Queue visibility timeout: {queue.visibility_timeout} seconds is less than "
+                f"Function timeout: {timeout} seconds",
+            )
 
     def _poll(self, mapping: EventSourceMapping) -> None:
         mappings = lambda_backends[mapping.account_id][mapping.region]._event_source_mappings
@@ -94,28 +109,33 @@ class Queues:
         window = self._cloud.config.scaled(float(mapping.max_batch_window or 0))
         messages = self._receive(mapping, mapping.batch_size)
         deadline = time.monotonic() + window
-        while messages and len(messages) < mapping.batch_size:
-            more = self._receive(mapping, mapping.batch_size - len(messages))
-            messages += more
-            if not more and (time.monotonic() >= deadline or self._stopped.wait(POLL_SECONDS)):
-                break
+        while messages and len(messages) < mapping.batch_size and time.monotonic() < deadline:
+            self._stopped.wait(POLL_SECONDS)
+            messages += self._receive(mapping, mapping.batch_size - len(messages))
         return messages
 
     def _receive(self, mapping: EventSourceMapping, count: int) -> list[Message]:
         backend = sqs_backends[mapping.account_id][mapping.region]
         queue = _queue(mapping)
         messages: list[Message] = backend.receive_message(
-            queue.name, min(count, RECEIVE_MAXIMUM), 0, queue.visibility_timeout, ["All"]
+            queue.name, count, 0, queue.visibility_timeout, ["All"]
         )
         return messages
 
     def _process(self, mapping: EventSourceMapping, messages: list[Message]) -> None:
-        records = [_record(mapping, message) for message in messages]
+        records = [json.dumps(_record(mapping, message)) for message in messages]
+        end = 0
+        for part in within_payload(records):
+            begin, end = end, end + len(part)
+            self._invoke(mapping, messages[begin:end], f'{{"Records": [{",".join(part)}]}}')
+
+    def _invoke(self, mapping: EventSourceMapping, messages: list[Message], payload: str) -> None:
         function = self._cloud.functions.find(mapping.function_arn)
-        outcome = self._cloud.functions.invoke(function, json.dumps({"Records": records}).encode())
-        failed = {message.id for message in messages}
+        outcome = self._cloud.functions.invoke(function, payload.encode())
+        batch = {message.id for message in messages}
+        failed = batch
         if not outcome.failed:
-            failed = failed_items(mapping.function_response_types or [], outcome.payload, failed)
+            failed = failed_items(mapping.function_response_types or [], outcome.payload, batch)
         else:
             log.error(
                 "%s failed on %d messages: %s",
@@ -123,19 +143,60 @@ class Queues:
                 len(messages),
                 outcome.payload.decode(errors="replace"),
             )
-        queue = _queue(mapping)
-        for message in messages:
-            if message.id in failed:
-                self._return(queue, message)
-            else:
-                queue.delete_message(message.receipt_handle)
+        self._settle(_queue(mapping), batch - failed, failed)
 
-    def _return(self, queue: Queue, message: Message) -> None:
-        """Make a message visible again after the scaled visibility time-out."""
-        seconds = self._cloud.config.scaled(float(queue.visibility_timeout))
-        for kept in list(queue._messages):
-            if kept.id == message.id:
-                kept.visible_at = unix_time_millis() + seconds * 1000
+    def _settle(self, queue: Queue, handled: set[str], failed: set[str]) -> None:
+        """Delete what was handled; what failed is visible again after the scaled time-out."""
+        seconds = max(self._cloud.config.scaled(float(queue.visibility_timeout)), POLL_SECONDS)
+        with queue._messages_lock:
+            kept = []
+            for message in queue._messages:
+                if message.id in handled:
+                    queue.pending_messages.discard(message)
+                    queue.deleted_messages.update(message.all_receipt_handles)
+                    continue
+                if message.id in failed:
+                    message.visible_at = unix_time_millis() + seconds * 1000
+                kept.append(message)
+            queue._messages = kept
+
+
+def check_batching(queue_arn: str, batch_size: int, window: int) -> None:
+    """Raise `ServiceError` for a batch size, or a window in seconds, that Lambda does not take.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-parameters.html
+    """
+    if queue_arn.endswith(".fifo"):
+        maximum, longest = 10, 0
+    else:
+        maximum, longest = 10_000, 300
+    problem = None
+    if not 1 <= batch_size <= maximum:
+        problem = f"BatchSize must be between 1 and {maximum}, not {batch_size}."
+    elif not 0 <= window <= longest:
+        problem = f"MaximumBatchingWindowInSeconds must be between 0 and {longest}, not {window}."
+    elif batch_size > 10 and window == 0:
+        problem = (
+            "Maximum batch window in seconds must be greater than 0 if maximum batch size is "
+            "greater than 10"
+        )
+    if problem:
+        raise ServiceError("InvalidParameterValueException", f"{problem} ({queue_arn})")
+
+
+def within_payload(records: list[str], limit: int = PAYLOAD_LIMIT) -> Iterator[list[str]]:
+    """Records in their order, in parts of at most so many bytes; a larger one goes alone."""
+    part: list[str] = []
+    size = 0
+    for record in records:
+        length = len(record.encode()) + 1
+        if part and size + length > limit:
+            yield part
+            part, size = [], 0
+        part.append(record)
+        size += length
+    if part:
+        yield part
 
 
 def failed_items(response_types: list[str], payload: bytes, batch: set[str]) -> set[str]:
@@ -153,6 +214,19 @@ def failed_items(response_types: list[str], payload: bytes, batch: set[str]) -> 
     except (ValueError, TypeError, KeyError, AttributeError):
         return batch
     return failed if failed <= batch else batch
+
+
+def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
+    def update_event_source_mapping(backend: LambdaBackend, uuid: str, spec: dict[str, Any]) -> Any:
+        if mapping := backend.get_event_source_mapping(uuid):
+            check_batching(
+                mapping.event_source_arn,
+                int(spec.get("BatchSize", mapping.batch_size)),
+                int(spec.get("MaximumBatchingWindowInSeconds", mapping.max_batch_window or 0)),
+            )
+        return original(backend, uuid, spec)
+
+    return update_event_source_mapping
 
 
 def _queue(mapping: EventSourceMapping) -> Any:

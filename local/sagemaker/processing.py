@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local.protocol import ServiceError
-from local.sagemaker.expressions import timestamp
 from local.sagemaker.requests import (
     invalid,
     is_descending,
@@ -167,7 +166,7 @@ class ProcessingJobs(Resources):
     def list_processing_jobs(self, request: dict[str, Any]) -> dict[str, Any]:
         jobs = [
             job
-            for job in self._jobs.values()
+            for job in list(self._jobs.values())
             if request.get("NameContains", "").lower() in job.name.lower()
             and request.get("StatusEquals", job.status) == job.status
             and within(job.creation_time, request, "CreationTimeAfter", "CreationTimeBefore")
@@ -330,7 +329,7 @@ class ProcessingJobs(Resources):
             "PYTHONPATH": str(PROJECT_ROOT),
             "PYTHONUNBUFFERED": "1",
             **{name: at_root(value, root) for name, value in given.items()},
-            **self.cloud.environment(),
+            **self.cloud.runtime_environment(),
             "ML_ROOT": str(root),
         }
         try:
@@ -374,10 +373,11 @@ class ProcessingJobs(Resources):
             )
 
     def _publish(self, job: Job) -> None:
+        # https://docs.aws.amazon.com/sagemaker/latest/dg/automating-sagemaker-with-eventbridge.html
         moments = ("CreationTime", "LastModifiedTime", "ProcessingStartTime", "ProcessingEndTime")
         described = self.describe_processing_job({"ProcessingJobName": job.name})
         detail = {
-            name: timestamp(value) if name in moments else value
+            name: int(value.timestamp()) * 1000 if name in moments else value
             for name, value in described.items()
         }
         self.cloud.publish_event(
