@@ -97,11 +97,20 @@ class Gateway:
 
 
 class _Moto(DomainDispatcherApplication):
+    def __init__(self, create_app: Any) -> None:
+        super().__init__(create_app)
+        # moto would list the folders of its package for every request.
+        self._found: dict[str, Any] = {}
+
     def get_backend_for_host(self, host: str | None) -> Any:
-        backend = super().get_backend_for_host(host)
-        if backend is None and host is not None:
-            raise NotImplementedError("It has no such service.")
-        return backend
+        if host is None:
+            return None
+        if host not in self._found:
+            backend = super().get_backend_for_host(host)
+            if backend is None:
+                raise NotImplementedError("It has no such service.")
+            self._found[host] = backend
+        return self._found[host]
 
 
 class PortInUseError(RuntimeError):
