@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 import aws_cdk as cdk
 
 from infrastructure import ROOT
-from infrastructure.assets import AssetError
+from infrastructure.assets import AssetError, make_assets
+from infrastructure.knowledge_stack import KnowledgeStack
 from infrastructure.tuning_stack import TuningStack
 from workflows.settings import Settings, SettingsError
 
@@ -40,15 +41,23 @@ def synthesize(
     """Write the cloud assembly (templates and assets) of every stack; returns its folder."""
     app = cdk.App(outdir=str(outdir), analytics_reporting=False)
     with TemporaryDirectory(prefix="quench-") as staging:
+        assets = make_assets(cache.resolve(), Path(staging))
         TuningStack(
             app,
             "QuenchTuning",
             settings=settings,
-            cache=cache.resolve(),
-            staging=Path(staging),
+            assets=assets,
             code_version=code or code_version(),
             stack_name=f"{settings.name}-tuning",
             description="Quench: continuous fine-tuning on Amazon Bedrock",
+        )
+        KnowledgeStack(
+            app,
+            "QuenchKnowledge",
+            settings=settings,
+            assets=assets,
+            stack_name=f"{settings.name}-knowledge",
+            description="Quench: documents as searchable knowledge",
         )
         return Path(app.synth().directory)
 

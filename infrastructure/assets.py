@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from infrastructure import ROOT
@@ -22,7 +23,32 @@ class AssetError(RuntimeError):
     """An asset could not be made; the message says which, and why."""
 
 
-def stage_rooms(rooms: Iterable[str], target: Path, extra: Iterable[str] = ()) -> Path:
+@dataclass(frozen=True)
+class Assets:
+    """The folders that every stack uploads from; made once."""
+
+    functions: Path
+    layer: Path
+    processing_image: Path
+
+
+def make_assets(cache: Path, staging: Path) -> Assets:
+    """Stage the code in an empty folder, and find (or make) the layer in the cache.
+
+    Raises AssetError.
+    """
+    return Assets(
+        functions=_stage_rooms(("lambdas", "bedrock"), staging / "functions"),
+        layer=function_layer(cache),
+        processing_image=_stage_rooms(
+            ("bedrock", "vectors", "evaluation", "processing"),
+            staging / "processing-image",
+            extra=("processing/Dockerfile",),
+        ),
+    )
+
+
+def _stage_rooms(rooms: Iterable[str], target: Path, extra: Iterable[str] = ()) -> Path:
     """Copy whole rooms (and single files) into a new folder, and nothing else with them."""
     for room in rooms:
         shutil.copytree(ROOT / room, target / room, ignore=shutil.ignore_patterns("__pycache__"))

@@ -6,7 +6,6 @@ Nothing here calls AWS: the SDK's steps are built, rendered to JSON and thrown a
 """
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -310,8 +309,3 @@ def _job_retries() -> list[RetryPolicy]:
             expire_after_mins=60,
         ),
     ]
-
-
-def placeholders(definition: str) -> set[str]:
-    """Names of the `${…}` placeholders in a rendered definition, AWS's own left out."""
-    return {name for name in re.findall(r"\$\{([^}]+)\}", definition) if ":" not in name}

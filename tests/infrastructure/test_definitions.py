@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from statelint.linter import Linter
 
+from workflows.placeholders import placeholders
 from workflows.settings import Settings
-from workflows.tuning_pipeline import TuningResources, placeholders, tuning_pipeline
+from workflows.tuning_pipeline import TuningResources, tuning_pipeline
 from workflows.tuning_state_machine import StateMachineResources, tuning_state_machine
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,0 +1,264 @@
+"""What the stacks have in common: how a bucket, a queue, a function, an alarm is made here."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aws_cdk import CfnOutput, Duration, Environment, Fn, RemovalPolicy, Stack
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as cloudwatch_actions
+from aws_cdk import aws_ecr_assets as ecr_assets
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_lambda_destinations as destinations
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sns_subscriptions as subscriptions
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from bedrock.models import FoundationModel, find_model
+from infrastructure.assets import Assets
+from workflows.placeholders import placeholders
+from workflows.settings import Settings
+
+ALARM_PERIOD = Duration.minutes(5)
+FUNCTION_TIMEOUT_SECONDS = 60
+
+
+class QuenchStack(Stack):
+    """A stack with the functions' code and layer, the processing image, and a queue of events that
+    could not be delivered or handled."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Settings,
+        assets: Assets,
+        stack_name: str,
+        description: str,
+    ) -> None:
+        super().__init__(
+            scope,
+            construct_id,
+            # The models are offered only in some regions: a stack elsewhere would never work.
+            env=Environment(region=settings.region),
+            stack_name=stack_name,
+            description=description,
+        )
+        self.settings = settings
+        self.prefix = settings.name
+        self.failed_events = self._queue("FailedEvents", Duration.seconds(30))
+        self.code = lambda_.Code.from_asset(str(assets.functions))
+        self.layer = lambda_.LayerVersion(
+            self,
+            "FunctionLayer",
+            code=lambda_.Code.from_asset(str(assets.layer)),
+            compatible_runtimes=[lambda_.Runtime.PYTHON_3_13],
+            compatible_architectures=[lambda_.Architecture.X86_64],
+            description="What lambdas/requirements.txt names",
+        )
+        self.image = ecr_assets.DockerImageAsset(
+            self,
+            "ProcessingImage",
+            directory=str(assets.processing_image),
+            platform=ecr_assets.Platform.LINUX_AMD64,
+        )
+
+    # Resources
+
+    def _bucket(
+        self, name: str, lifecycle_rules: list[s3.LifecycleRule], *, versioned: bool = False
+    ) -> s3.Bucket:
+        return s3.Bucket(
+            self,
+            name,
+            encryption=s3.BucketEncryption.S3_MANAGED,
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+            enforce_ssl=True,
+            versioned=versioned,
+            removal_policy=RemovalPolicy.RETAIN,
+            lifecycle_rules=lifecycle_rules,
+        )
+
+    def _source_bucket(self, name: str) -> s3.Bucket:
+        """What people upload to: old versions are kept for a year, each change is an event."""
+        rule = s3.LifecycleRule(
+            noncurrent_version_expiration=Duration.days(365),
+            abort_incomplete_multipart_upload_after=Duration.days(7),
+        )
+        bucket = self._bucket(name, [rule], versioned=True)
+        # The CDK's own switch deploys a custom resource; CloudFormation has a plain property.
+        resource = bucket.node.default_child
+        assert isinstance(resource, s3.CfnBucket)  # noqa: S101
+        resource.add_property_override(
+            "NotificationConfiguration.EventBridgeConfiguration.EventBridgeEnabled", True
+        )
+        return bucket
+
+    def _queue(
+        self,
+        name: str,
+        visibility: Duration,
+        dead_letters: sqs.Queue | None = None,
+        receives: int = 0,
+    ) -> sqs.Queue:
+        return sqs.Queue(
+            self,
+            name,
+            encryption=sqs.QueueEncryption.SQS_MANAGED,
+            enforce_ssl=True,
+            visibility_timeout=visibility,
+            retention_period=Duration.days(14),
+            dead_letter_queue=sqs.DeadLetterQueue(queue=dead_letters, max_receive_count=receives)
+            if dead_letters
+            else None,
+        )
+
+    def _function(
+        self, name: str, description: str, environment: dict[str, str]
+    ) -> lambda_.Function:
+        """`lambdas/<name>.py` as a function; an event it fails on ends in a queue, never lost."""
+        function_name = f"{self.prefix}-{name.replace('_', '-')}"
+        role = iam.Role(
+            self,
+            f"{_camel(name)}Role",
+            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+        )
+        log_group = logs.LogGroup(
+            self,
+            f"{_camel(name)}Logs",
+            log_group_name=f"/aws/lambda/{function_name}",
+            retention=logs.RetentionDays.SIX_MONTHS,
+            removal_policy=RemovalPolicy.DESTROY,
+        )
+        log_group.grant_write(role)
+        return lambda_.Function(
+            self,
+            _camel(name),
+            function_name=function_name,
+            description=description,
+            runtime=lambda_.Runtime.PYTHON_3_13,
+            architecture=lambda_.Architecture.X86_64,
+            handler=f"lambdas.{name}.handler",
+            code=self.code,
+            layers=[self.layer],
+            role=role,
+            log_group=log_group,
+            memory_size=256,
+            timeout=Duration.seconds(FUNCTION_TIMEOUT_SECONDS),
+            environment={"POWERTOOLS_SERVICE_NAME": name, **environment},
+            retry_attempts=2,
+            on_failure=destinations.SqsDestination(self.failed_events),
+        )
+
+    def _alarms(
+        self, dead_letters: Iterable[sqs.Queue], metrics: Mapping[str, cloudwatch.IMetric]
+    ) -> None:
+        """Alarms on every message that nobody could handle, and on metrics that should stay 0."""
+        topic = sns.Topic(self, "Alarms", enforce_ssl=True)
+        # A policy of its own replaces the default one, which lets alarms of the account publish.
+        topic.add_to_resource_policy(
+            iam.PolicyStatement(
+                actions=["sns:Publish"],
+                principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+                resources=[topic.topic_arn],
+                conditions={
+                    "StringEquals": {"aws:SourceAccount": self.account},
+                    "ArnLike": {"aws:SourceArn": self._arn("cloudwatch", "alarm:*")},
+                },
+            )
+        )
+        if self.settings.alarms.email:
+            topic.add_subscription(subscriptions.EmailSubscription(self.settings.alarms.email))
+        watched: dict[str, cloudwatch.IMetric] = {
+            queue.node.id: queue.metric_approximate_number_of_messages_visible(
+                period=ALARM_PERIOD, statistic="Maximum"
+            )
+            for queue in (self.failed_events, *dead_letters)
+        }
+        for name, metric in {**watched, **metrics}.items():
+            cloudwatch.Alarm(
+                self,
+                f"{name}Alarm",
+                metric=metric,
+                threshold=1,
+                evaluation_periods=1,
+                comparison_operator=(
+                    cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
+                ),
+                treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+            ).add_alarm_action(cloudwatch_actions.SnsAction(topic))
+
+    def _outputs(self, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            CfnOutput(self, name, value=value)
+
+    # Definitions
+
+    def _resolved(self, definition: Mapping[str, Any], values: Mapping[str, str]) -> str:
+        """A definition as text, its placeholders left to CloudFormation to fill with the values.
+
+        Raises ValueError if a placeholder has no value, or a value no placeholder.
+        """
+        text = json.dumps(definition)
+        if differing := placeholders(text) ^ set(values):
+            raise ValueError(
+                f"Placeholders and their values differ: {', '.join(sorted(differing))}"
+            )
+        return Fn.sub(text, dict(values))
+
+    # Permissions
+
+    def _allow(
+        self,
+        grantee: iam.IGrantable,
+        service: str,
+        actions: tuple[str, ...],
+        resources: list[str],
+    ) -> None:
+        grantee.grant_principal.add_to_principal_policy(
+            iam.PolicyStatement(
+                actions=[f"{service}:{action}" for action in actions], resources=resources
+            )
+        )
+
+    def _allow_job_logs(self, role: iam.Role) -> None:
+        """What SageMaker writes of a processing job, in the name of the job's role."""
+        self._allow(
+            role,
+            "logs",
+            ("CreateLogGroup", "CreateLogStream", "PutLogEvents", "DescribeLogStreams"),
+            [self._arn("logs", "log-group:/aws/sagemaker/ProcessingJobs*")],
+        )
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=["cloudwatch:PutMetricData"],
+                resources=["*"],  # metrics have no ARN
+                conditions={
+                    "StringEquals": {"cloudwatch:namespace": "/aws/sagemaker/ProcessingJobs"}
+                },
+            )
+        )
+
+    def _arn(self, service: str, resource: str) -> str:
+        return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
+
+    def _invocation_arns(self, model: FoundationModel) -> list[str]:
+        """A model, and where it is invoked by one, its inference profile."""
+        plain_id = find_model(model.invoke_id).id
+        arns = [self._foundation_model_arn(plain_id)]
+        if model.invoke_id != plain_id:
+            arns.append(self._arn("bedrock", f"inference-profile/{model.invoke_id}"))
+        return arns
+
+    def _foundation_model_arn(self, model_id: str) -> str:
+        return f"arn:{self.partition}:bedrock:*::foundation-model/{model_id}"
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
