@@ -32,7 +32,6 @@ LOCAL = [
     "awslambdaric>=3",
     "filelock>=3.16",
     "lancedb>=0.40,<1",
-    "opensearch-py>=3,<4",
     "moto[server]>=5.2.5,<5.3",
     "torch==2.13.0",
     "transformers>=5,<6",
@@ -47,6 +46,7 @@ DEV = [
     "cfn-lint>=1",
     "hypothesis>=6",
     "import-linter>=2.5",
+    "langchain-core>=1,<2",  # hydration is measured against it
     "mypy>=2",
     "pandas-stubs",
     "pytest>=8",

@@ -9,19 +9,18 @@ Runs in the processing container, as `python -m processing.preprocess`. Below ML
     output/message                                        why the job failed, if it did
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, NoReturn, Self
+from typing import IO, Self
 
 import boto3
 import pandas as pd
 from botocore.exceptions import ClientError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from bedrock.models import (
     UnknownModelError,
@@ -30,13 +29,13 @@ from bedrock.models import (
     require_tunable,
     require_usable,
 )
+from processing.job import ArgumentsError, leave_message, parse_arguments
 from processing.records import Columns
 from processing.report import SPLITS, Counts, FileReport, PreprocessReport
 from processing.sorting import Sorter
 from processing.verdict import PreprocessError, judge
 
 LATEST = "latest"  # instead of an object's version: whichever is there
-MAXIMUM_MESSAGE_BYTES = 1024  # what SageMaker keeps of output/message
 
 
 class Arguments(BaseModel):
@@ -81,13 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns its exit code."""
     root = Path(os.environ.get("ML_ROOT", "/opt/ml"))
     try:
-        report = preprocess(_arguments(argv), root)
-    except (PreprocessError, UnknownModelError, UnusableModelError) as error:
-        _leave_message(root, str(error))
+        report = preprocess(
+            parse_arguments(Arguments, "processing.preprocess", __doc__, argv), root
+        )
+    except (ArgumentsError, PreprocessError, UnknownModelError, UnusableModelError) as error:
+        leave_message(root, str(error))
         print(error, file=sys.stderr)
         return 1
     except Exception as error:
-        _leave_message(root, f"Preprocessing broke off: {type(error).__name__}: {error}")
+        leave_message(root, f"Preprocessing broke off: {type(error).__name__}: {error}")
         raise
     for file in report.files:
         print(file.model_dump_json())
@@ -171,38 +172,6 @@ def _total(files: Sequence[FileReport]) -> Counts:
 def _writer(path: Path) -> IO[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("w", encoding="utf-8", newline="\n")
-
-
-def _leave_message(root: Path, message: str) -> None:
-    content = message.encode(errors="replace")
-    if len(content) > MAXIMUM_MESSAGE_BYTES:
-        ellipsis = "…".encode()
-        whole = content[: MAXIMUM_MESSAGE_BYTES - len(ellipsis)].decode(errors="ignore")
-        content = whole.encode() + ellipsis
-    path = root / "output/message"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
-class _ArgumentParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise PreprocessError(f"Preprocessing was started wrongly: {message}.")
-
-
-def _arguments(argv: Sequence[str] | None) -> Arguments:
-    parser = _ArgumentParser(prog="processing.preprocess", description=__doc__)
-    for name, field in Arguments.model_fields.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", required=field.is_required())
-    values = vars(parser.parse_args(argv))
-    given = {name: value for name, value in values.items() if value is not None}
-    try:
-        return Arguments.model_validate(given)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'arguments'}: {fault['msg']}"
-            for fault in error.errors()
-        )
-        raise PreprocessError(f"Preprocessing was started wrongly: {faults}.") from error
 
 
 if __name__ == "__main__":
