@@ -30,6 +30,8 @@ class DeploymentError(RuntimeError):
 def deploy(cloud: Cloud, assembly: Path) -> dict[str, str]:
     """Deploy every stack of an assembly. Returns the outputs of all, by key.
 
+    Raises `DeploymentError`, also if two stacks have an output of the same key.
+
     Docker image assets are not built: a processing job here runs this machine's code.
     """
     manifest_file = assembly / "manifest.json"
@@ -49,7 +51,13 @@ def deploy(cloud: Cloud, assembly: Path) -> dict[str, str]:
                 cloud, assembly, json.loads((assembly / artifact["properties"]["file"]).read_text())
             )
         elif kind == "aws:cloudformation:stack":
-            outputs |= _deploy_stack(cloud, assembly, name, artifact)
+            more = _deploy_stack(cloud, assembly, name, artifact)
+            if twice := sorted(outputs.keys() & more):
+                raise DeploymentError(
+                    f"Stack {name} has outputs that another stack has too: {', '.join(twice)}. "
+                    "Give each a key of its own."
+                )
+            outputs |= more
         elif kind not in IGNORED_ARTIFACTS:
             raise DeploymentError(f"{name}: the embedded cloud does not deploy a {kind}.")
     return outputs

@@ -1,8 +1,8 @@
 """EventBridge: what is published on the default bus reaches the targets of the rules it matches.
 
 moto keeps rules and matches patterns; delivery, which moto does in part and at once, happens here
-and in the background. Targets are functions, queues and state machines. A rule on a schedule is
-refused: nothing would ever fire it.
+and in the background. Targets are functions, queues, topics and state machines. A rule on a
+schedule is refused: nothing would ever fire it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 DELIVERY_THREADS = 4
 EMPTY_ETAG = "d41d8cd98f00b204e9800998ecf8427e"  # a delete marker's
-TARGETS = {"lambda": "functions", "sqs": "queues", "states": "state machines"}
+TARGETS = {"lambda": "functions", "sqs": "queues", "sns": "topics", "states": "state machines"}
 INPUT_SETTINGS = {"Id", "Arn", "RoleArn", "Input", "InputPath", "InputTransformer"}
 DELIVERY_SETTINGS = {"DeadLetterConfig", "RetryPolicy"}
 
@@ -122,6 +122,8 @@ class Events:
         elif service == "sqs":
             group = target.get("SqsParameters", {}).get("MessageGroupId")
             self._send_message(arn, payload, group=group)
+        elif service == "sns":
+            self._cloud.client("sns").publish(TopicArn=arn, Message=payload)
         else:
             states = self._cloud.client("stepfunctions")
             states.start_execution(stateMachineArn=arn, input=payload)

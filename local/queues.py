@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from moto.awslambda.models import EventSourceMapping, LambdaBackend, lambda_backends
-from moto.core.utils import unix_time_millis
+from moto.sqs import models as sqs_models
 from moto.sqs.models import Message, Queue, SQSBackend, sqs_backends
 
 from local.patches import Patches
@@ -50,6 +50,10 @@ class Queues:
         self._patches.replace(Queue, "lambda_event_source_mappings", _NO_MAPPINGS)
         self._patches.wrap(Queue, "delete_message", _deleting_alone)
         self._patches.wrap(SQSBackend, "receive_message", _receiving_alone)
+        self._patches.replace(
+            SQSBackend, "is_message_valid_based_on_retention_period", _is_retained
+        )
+        self._patches.replace(sqs_models, "unix_time_millis", _milliseconds)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -156,7 +160,7 @@ class Queues:
                     queue.deleted_messages.update(message.all_receipt_handles)
                     continue
                 if message.id in failed:
-                    message.visible_at = unix_time_millis() + seconds * 1000
+                    message.visible_at = _milliseconds() + seconds * 1000
                 kept.append(message)
             queue._messages = kept
 
@@ -287,6 +291,18 @@ def _receiving_alone(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(backend, queue_name, *args, **kw)
 
     return receive_message
+
+
+# moto counts a queue's messages for each message received, by a clock that takes microseconds.
+
+
+def _is_retained(backend: SQSBackend, queue_name: str, message: Message) -> bool:
+    queue = backend.get_queue(queue_name)
+    return bool(message.sent_timestamp + queue.message_retention_period * 1000 > _milliseconds())
+
+
+def _milliseconds() -> float:
+    return time.time() * 1000
 
 
 class _NoMappings:
