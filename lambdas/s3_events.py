@@ -23,9 +23,9 @@ class S3Object(BaseModel):
         """What sorts the events of one key by time; of different keys it says nothing.
 
         Source: "Event message structure" in the S3 user guide: pad the shorter sequencer on the
-        right with zeros, then compare as text; without its last zeros each compares the same.
+        right with zeros, then compare as text. Without them the shorter one sorts first as well.
         """
-        return self.sequencer.upper().rstrip("0")
+        return self.sequencer.upper()
 
 
 class ObjectDetail(BaseModel):

@@ -4,7 +4,6 @@ The jobs run in the embedded cloud, each test under its own prefix.
 """
 
 import json
-import string
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,8 @@ from lambdas import clients
 from lambdas.validation import EnvironmentVariableError
 from local.cloud import Cloud
 from local.config import LocalConfig
+from workflows.hydration_job import HydrationResources, hydration_job
+from workflows.settings import Settings
 
 DOCUMENTS, HYDRATION = "quench-documents", "quench-hydration"
 SYNC = {"source": "quench.documents", "action": "sync"}
@@ -63,36 +64,24 @@ def load(cloud, load_function, prefix):
             stop(cloud, job["ProcessingJobName"])
 
 
+def definition(code):
+    """The job as it is deployed, but with this Python code in it."""
+    resources = HydrationResources(
+        documents_bucket=DOCUMENTS,
+        hydration_bucket=HYDRATION,
+        index_location="https://search.example.com",
+        image_uri="123456789012.dkr.ecr.us-east-1.amazonaws.com/assets:hydration",
+        role_arn="arn:aws:iam::123456789012:role/hydration",
+        region="us-east-1",
+    )
+    job = hydration_job(Settings(), resources)
+    job["AppSpecification"]["ContainerEntrypoint"] = ["python3", "-c", code]
+    return job
+
+
 def environment(prefix, code):
-    job = {
-        "AppSpecification": {
-            "ImageUri": "123456789012.dkr.ecr.us-east-1.amazonaws.com/assets:hydration",
-            "ContainerEntrypoint": ["python3", "-c", code],
-            "ContainerArguments": ["--documents-bucket", DOCUMENTS],
-        },
-        "ProcessingResources": {
-            "ClusterConfig": {
-                "InstanceCount": 1,
-                "InstanceType": "ml.m5.large",
-                "VolumeSizeInGB": 30,
-            }
-        },
-        "ProcessingOutputConfig": {
-            "Outputs": [
-                {
-                    "OutputName": "report",
-                    "S3Output": {
-                        "S3Uri": f"s3://{HYDRATION}/reports/",
-                        "LocalPath": "/opt/ml/processing/output/report",
-                        "S3UploadMode": "EndOfJob",
-                    },
-                }
-            ]
-        },
-        "RoleArn": "arn:aws:iam::123456789012:role/hydration",
-    }
     return {
-        "PROCESSING_JOB": json.dumps(job),
+        "PROCESSING_JOB": json.dumps(definition(code)),
         "DOCUMENTS_BUCKET": DOCUMENTS,
         "HYDRATION_BUCKET": HYDRATION,
         "JOB_PREFIX": prefix,
@@ -156,10 +145,9 @@ def stop(cloud, name):
     end_of(cloud, name)
 
 
-def create(cloud, function, name):
+def create(cloud, name):
     """A job that somebody else starts, and that ends at once."""
-    job = json.loads(environment("", QUICK)["PROCESSING_JOB"])
-    cloud.client("sagemaker").create_processing_job(ProcessingJobName=name, **job)
+    cloud.client("sagemaker").create_processing_job(ProcessingJobName=name, **definition(QUICK))
     end_of(cloud, name)
 
 
@@ -226,6 +214,9 @@ def test_messages_stay_while_a_job_runs(cloud, load, prefix, context):
     assert names(cloud, prefix) == [first, second]
     changes = change_lists(cloud, prefix)[f"changes/{second}-{context.aws_request_id}.json"]
     assert changes == {"upserts": ["b.txt", "c.txt"], "deletes": []}
+    job = cloud.client("sagemaker").describe_processing_job(ProcessingJobName=second)
+    (report,) = job["ProcessingOutputConfig"]["Outputs"]
+    assert report["S3Output"]["S3Uri"] == f"s3://{HYDRATION}/reports/{second}/"
 
 
 def test_of_functions_that_take_the_same_name_one_starts_a_job(cloud, load, prefix, context):
@@ -326,18 +317,19 @@ def test_another_request_is_refused(cloud, load, prefix, context, event):
 def test_numbers_follow_the_newest_job_of_the_very_prefix(cloud, load, prefix, context):
     function = load(QUICK)
     for name in ("000009", "000041", "000007"):
-        create(cloud, function, f"{prefix}-{name}")
+        create(cloud, f"{prefix}-{name}")
     for foreign in (f"x-{prefix}-000099", f"{prefix}-000077-x", f"{prefix}-12", f"{prefix}-x00001"):
-        create(cloud, function, foreign)
+        create(cloud, foreign)
     assert function.handler(SYNC, context) == {"job": f"{prefix}-000008"}
     end_of(cloud, f"{prefix}-000008")
-    create(cloud, function, f"{prefix}-999999")
+    create(cloud, f"{prefix}-999999")
     assert function.handler(SYNC, context) == {"job": f"{prefix}-1000000"}
     end_of(cloud, f"{prefix}-1000000")
     assert function.handler(SYNC, context) == {"job": f"{prefix}-1000001"}
 
 
-def test_foreign_jobs_may_fill_pages(load, prefix, stub, context):
+@pytest.mark.parametrize("status", ["InProgress", "Stopping"])
+def test_a_running_job_is_found_behind_pages_of_foreign_ones(load, prefix, stub, context, status):
     function = load(QUICK)
     sagemaker = stub("sagemaker")
 
@@ -347,7 +339,7 @@ def test_foreign_jobs_may_fill_pages(load, prefix, stub, context):
             "ProcessingJobName": name,
             "ProcessingJobArn": arn,
             "CreationTime": 1795172553,
-            "ProcessingJobStatus": "InProgress",
+            "ProcessingJobStatus": status,
         }
         return {"ProcessingJobSummaries": [summary], **more}
 
@@ -359,22 +351,20 @@ def test_foreign_jobs_may_fill_pages(load, prefix, stub, context):
     assert function.handler(SYNC, context) == {"busy": f"{prefix}-000001"}
 
 
-# Of one key: what happened to it, in the order in which it did.
-HEX = string.hexdigits[:16]
+def as_number(sequencer):
+    return int(sequencer.ljust(18, "0"), 16)
+
+
 sequencers = st.lists(
-    st.text(HEX, min_size=1, max_size=18).filter(lambda text: text[-1] != "0"),
-    unique=True,
-    max_size=5,
-).map(lambda found: sorted(found, key=lambda text: int(text.ljust(18, "0"), 16)))
+    st.text("0123456789abcdef", min_size=1, max_size=18), unique_by=as_number, max_size=5
+).map(lambda found: sorted(found, key=as_number))
+# Of each key: what happened to it, in the order in which it did.
 histories = st.dictionaries(
     st.text(st.sampled_from("ab /+%2F&?=#\"'\\~äöé\u0301日本🐉"), min_size=1, max_size=6),
     sequencers.flatmap(
         lambda moments: st.tuples(
             *(
-                st.tuples(
-                    st.just(moment),
-                    st.sampled_from(["Object Created", "Object Deleted"]),
-                )
+                st.tuples(st.just(moment), st.sampled_from(["Object Created", "Object Deleted"]))
                 for moment in moments
             )
         )
@@ -388,7 +378,7 @@ histories = st.dictionaries(
 def test_the_last_event_of_a_key_counts_however_they_come(fresh_function, happened, data):
     bodies = [
         json.dumps(
-            change(key, detail_type, moment + "0" * data.draw(st.integers(0, 3))),
+            change(key, detail_type, data.draw(st.sampled_from([moment, moment.upper()]))),
             ensure_ascii=data.draw(st.booleans()),
         )
         for key, history in happened.items()
@@ -425,3 +415,25 @@ def fresh_function(load_function):
 def test_a_bad_environment_variable_is_named(load_function, variable, value, problem):
     with pytest.raises(EnvironmentVariableError, match=problem):
         load_function("start_hydration", **environment("q", QUICK) | {variable: value})
+
+
+def test_the_longest_names_fit_into_lambdas_environment():
+    """All variables together hold 4 KB: names, values and what JSON adds to them."""
+    bucket, name, region = "b" * 63, "n" * 20, "ap-southeast-5"
+    registry = f"123456789012.dkr.ecr.{region}.amazonaws.com"
+    resources = HydrationResources(
+        documents_bucket=bucket,
+        hydration_bucket=bucket,
+        index_location="https://" + "e" * 248,  # 256 characters is all that a job's argument holds
+        image_uri=f"{registry}/cdk-hnb659fds-container-assets-123456789012-{region}:{'a' * 64}",
+        role_arn=f"arn:aws:iam::123456789012:role/{'r' * 64}",
+        region=region,
+    )
+    variables = {
+        "PROCESSING_JOB": json.dumps(hydration_job(Settings(), resources)),
+        "DOCUMENTS_BUCKET": bucket,
+        "HYDRATION_BUCKET": bucket,
+        "JOB_PREFIX": f"{name}-hydration",
+        "POWERTOOLS_SERVICE_NAME": "start_hydration",
+    }
+    assert len(json.dumps(variables)) <= 4096
