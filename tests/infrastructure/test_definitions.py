@@ -9,9 +9,12 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
+from botocore.validate import ParamValidator
 from statelint.linter import Linter
 
+from workflows.hydration_job import HydrationResources, hydration_job
 from workflows.placeholders import placeholders
 from workflows.settings import Settings
 from workflows.tuning_pipeline import TuningResources, tuning_pipeline
@@ -100,4 +103,29 @@ def test_only_known_placeholders_are_left_to_cloudformation() -> None:
         "ProcessingImage",
         "PipelineRole",
         "ModelPackageGroup",
+    }
+
+
+def test_hydration_job_is_the_golden_one() -> None:
+    assert matches_golden("hydration_job.json", hydration_job(Settings()))
+
+
+def test_hydration_job_is_what_the_service_takes() -> None:
+    settings = Settings(knowledge={"timeout_hours": 0.5, "requests_per_second": 2.5})
+    names = HydrationResources(role_arn="arn:aws:iam::123456789012:role/hydration")
+    request = {**hydration_job(settings, names), "ProcessingJobName": "quench-hydration-000001"}
+    sagemaker = botocore.session.get_session().get_service_model("sagemaker")
+    shape = sagemaker.operation_model("CreateProcessingJob").input_shape
+    assert ParamValidator().validate(request, shape).generate_report() == ""
+    assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 1800}
+    assert request["AppSpecification"]["ContainerArguments"][-1] == "2.5"
+
+
+def test_hydration_job_leaves_only_known_placeholders_to_cloudformation() -> None:
+    assert placeholders(json.dumps(hydration_job(Settings()))) == {
+        "DocumentsBucket",
+        "HydrationBucket",
+        "IndexLocation",
+        "ImageUri",
+        "RoleArn",
     }

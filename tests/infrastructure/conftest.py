@@ -1,0 +1,22 @@
+from pathlib import Path
+
+import pytest
+from templates import ROOT
+
+from infrastructure.app import synthesize
+from infrastructure.assets import Assets, make_assets
+from workflows.settings import Settings
+
+CACHE = ROOT / ".quench" / "cache"
+
+
+@pytest.fixture(scope="session")
+def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every stack, with everything in it that settings can add."""
+    settings = Settings(tuning={"schedule": "rate(7 days)"}, release={"pipeline": "quench-release"})
+    return synthesize(settings, tmp_path_factory.mktemp("cdk.out"), cache=CACHE, code="golden")
+
+
+@pytest.fixture(scope="session")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
+    return make_assets(CACHE, tmp_path_factory.mktemp("staging"))

@@ -1,0 +1,129 @@
+"""What the settings of knowledge make of its stack."""
+
+import json
+from typing import Any
+
+import pytest
+from templates import Template, knowledge_template, of_type, resources_of, statements
+
+from infrastructure.assets import Assets
+from workflows.placeholders import placeholders
+from workflows.settings import Settings
+
+DOMAIN = "AWS::OpenSearchService::Domain"
+
+
+@pytest.fixture(scope="module")
+def template(assets: Assets) -> Template:
+    return knowledge_template(Settings(), assets)
+
+
+def with_settings(assets: Assets, **knowledge: Any) -> Template:
+    return knowledge_template(Settings(knowledge=knowledge), assets)
+
+
+def test_the_domain_is_encrypted_and_open_to_the_job_alone(template: Template) -> None:
+    (domain,) = of_type(template, DOMAIN)
+    assert domain["EncryptionAtRestOptions"] == {"Enabled": True}
+    assert domain["NodeToNodeEncryptionOptions"] == {"Enabled": True}
+    endpoint = domain["DomainEndpointOptions"]
+    assert endpoint["EnforceHTTPS"]
+    assert endpoint["TLSSecurityPolicy"].startswith("Policy-Min-TLS-1-2")
+    (output,) = [o for name, o in template["Outputs"].items() if name == "HydrationRoleArn"]
+    security = domain["AdvancedSecurityOptions"]
+    assert security["MasterUserOptions"] == {"MasterUserARN": output["Value"]}
+    assert (security["Enabled"], security["InternalUserDatabaseEnabled"]) == (True, False)
+    (statement,) = domain["AccessPolicies"]["Statement"]
+    assert statement["Principal"] == {"AWS": output["Value"]}
+    assert json.dumps(statement["Resource"]) in resources_of(template, "es:ESHttpPut")
+
+
+def test_what_cannot_be_made_again_outlives_the_stack(template: Template) -> None:
+    kept = {
+        resource["Type"]: resource["DeletionPolicy"]
+        for resource in template["Resources"].values()
+        if resource["Type"] in (DOMAIN, "AWS::S3::Bucket")
+    }
+    assert kept == {DOMAIN: "RetainExceptOnCreate", "AWS::S3::Bucket": "Retain"}
+
+
+@pytest.mark.parametrize(("instances", "zones"), [(2, 2), (3, 3), (4, 3)])
+def test_a_larger_domain_spreads_over_zones(assets: Assets, instances: int, zones: int) -> None:
+    (domain,) = of_type(
+        with_settings(assets, opensearch={"instance_count": instances, "volume_gb": 50}), DOMAIN
+    )
+    cluster = domain["ClusterConfig"]
+    assert cluster["InstanceCount"] == instances
+    assert cluster["ZoneAwarenessEnabled"]
+    assert cluster["ZoneAwarenessConfig"] == {"AvailabilityZoneCount": zones}
+    assert domain["EBSOptions"]["VolumeSize"] == 50
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "allowed"),
+    [
+        (
+            "https://search-lore-2-abc0.eu-west-1.es.amazonaws.com",
+            ":es:eu-west-1:|:domain/lore-2/*",
+        ),
+        ("https://search-lore-abc0.aos.us-east-1.on.aws", ":es:us-east-1:|:domain/lore/*"),
+        ("https://search.example.com:9200", None),
+    ],
+)
+def test_an_existing_endpoint_takes_the_domains_place(
+    assets: Assets, endpoint: str, allowed: str | None
+) -> None:
+    template = with_settings(assets, opensearch={"endpoint": endpoint})
+    assert of_type(template, DOMAIN) == []
+    assert template["Outputs"]["IndexLocation"]["Value"] == endpoint
+    assert endpoint in json.dumps(of_type(template, "AWS::Lambda::Function"))
+    found = [
+        resource
+        for actions, resources in statements(template)
+        if any(action.startswith("es:") for action in actions)
+        for resource in resources
+    ]
+    if allowed is None:  # requests to others than AWS are not signed
+        assert found == []
+    else:
+        (arn,) = found
+        text = "|".join(part for part in arn["Fn::Join"][1] if isinstance(part, str))
+        assert allowed in text
+
+
+def test_the_function_gets_the_whole_definition_of_the_job(template: Template) -> None:
+    (function,) = of_type(template, "AWS::Lambda::Function")
+    variables = function["Environment"]["Variables"]
+    text, values = variables["PROCESSING_JOB"]["Fn::Sub"]
+    assert placeholders(text) == set(values)
+    assert json.loads(text)["AppSpecification"]["ContainerEntrypoint"][-1] == "processing.hydrate"
+    assert values["DocumentsBucket"] == variables["DOCUMENTS_BUCKET"]
+    assert values["HydrationBucket"] == variables["HYDRATION_BUCKET"]
+
+
+def test_the_function_starts_jobs_of_its_own_names_only(template: Template) -> None:
+    assert "processing-job/quench-hydration-*" in resources_of(
+        template, "sagemaker:CreateProcessingJob"
+    )
+
+
+def test_the_job_invokes_its_model_only(assets: Assets) -> None:
+    template = with_settings(
+        assets, embedding_model="cohere.embed-multilingual-v3", dimensions=1024
+    )
+    ((_, resources),) = [s for s in statements(template) if "bedrock:InvokeModel" in s[0]]
+    (arn,) = resources
+    assert arn["Fn::Join"][1][-1] == ":bedrock:*::foundation-model/cohere.embed-multilingual-v3"
+
+
+@pytest.mark.parametrize("window", [1, 20, 300])
+def test_changes_outlast_their_batch_and_the_longest_job(assets: Assets, window: int) -> None:
+    template = with_settings(assets, batch_window_seconds=window)
+    (mapping,) = of_type(template, "AWS::Lambda::EventSourceMapping")
+    (function,) = of_type(template, "AWS::Lambda::Function")
+    queue = template["Resources"][mapping["EventSourceArn"]["Fn::GetAtt"][0]]["Properties"]
+    assert mapping["MaximumBatchingWindowInSeconds"] == window
+    assert queue["VisibilityTimeout"] > window + function["Timeout"]
+    longest_job = 48 * 3600
+    assert queue["VisibilityTimeout"] * queue["RedrivePolicy"]["maxReceiveCount"] > longest_job
+    assert queue["MessageRetentionPeriod"] > longest_job

@@ -1,0 +1,157 @@
+"""Every synthesized stack: linted, least-privileged, encrypted, and pinned in a golden file."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from templates import ROOT, Template, of_type, statements
+
+GOLDEN = Path(__file__).parent / "golden"
+ALARM = "AWS::CloudWatch::Alarm"
+KNOWS_NO_RESOURCE = {
+    # Actions that AWS lets nobody narrow to a resource.
+    "ecr:GetAuthorizationToken",
+    "bedrock:ListProvisionedModelThroughputs",
+    "bedrock:ListCustomModelDeployments",
+    "cloudwatch:PutMetricData",
+    "sagemaker:ListProcessingJobs",
+}
+
+
+@pytest.fixture(params=["tuning", "knowledge"])
+def name(request: pytest.FixtureRequest) -> str:
+    stack: str = request.param
+    return stack
+
+
+@pytest.fixture
+def path(name: str, assembly: Path) -> Path:
+    return assembly / f"Quench{name.capitalize()}.template.json"
+
+
+@pytest.fixture
+def template(path: Path) -> Template:
+    loaded: Template = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def test_template_is_the_golden_one(name: str, template: Template) -> None:
+    golden = GOLDEN / f"{name}_stack.json"
+    text = re.sub(r"\b[0-9a-f]{64}\b", "<asset>", json.dumps(template, indent=1)) + "\n"
+    if os.environ.get("GOLDEN") == "write":
+        golden.write_text(text, encoding="utf-8")
+    assert json.loads(text) == json.loads(golden.read_text(encoding="utf-8"))
+
+
+def test_template_has_no_lint(path: Path) -> None:
+    lint = subprocess.run(
+        [
+            *(Path(sys.executable).with_name("cfn-lint"), "--config-file", ROOT / ".cfnlintrc"),
+            *("--template", path),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (lint.returncode, lint.stdout + lint.stderr) == (0, "")
+
+
+def test_no_function_runs_while_the_stack_is_deployed(template: Template) -> None:
+    kinds = {resource["Type"] for resource in template["Resources"].values()}
+    assert not {kind for kind in kinds if "Custom" in kind}
+
+
+def test_roles_name_their_actions_and_resources(template: Template) -> None:
+    for actions, resources in statements(template):
+        assert not {action for action in actions if action == "*" or action.endswith(":*")}
+        if "*" in resources:
+            assert actions <= KNOWS_NO_RESOURCE
+    for role in of_type(template, "AWS::IAM::Role"):
+        assert "ManagedPolicyArns" not in role
+
+
+def test_buckets_are_encrypted_and_private(template: Template) -> None:
+    buckets = of_type(template, "AWS::S3::Bucket")
+    for bucket in buckets:
+        assert bucket["BucketEncryption"]
+        assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    policies = of_type(template, "AWS::S3::BucketPolicy")
+    assert len(policies) == len(buckets)
+    for policy in policies:
+        assert any(
+            statement["Effect"] == "Deny"
+            and statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+            for statement in policy["PolicyDocument"]["Statement"]
+        )
+
+
+def test_the_bucket_people_upload_to_keeps_versions_and_publishes_events(
+    template: Template,
+) -> None:
+    (bucket,) = [
+        bucket
+        for bucket in of_type(template, "AWS::S3::Bucket")
+        if bucket.get("VersioningConfiguration") == {"Status": "Enabled"}
+    ]
+    notifications = bucket["NotificationConfiguration"]
+    assert notifications["EventBridgeConfiguration"] == {"EventBridgeEnabled": True}
+
+
+def test_no_queue_is_in_clear_and_every_consumer_has_dead_letters(template: Template) -> None:
+    queues = {
+        name: resource["Properties"]
+        for name, resource in template["Resources"].items()
+        if resource["Type"] == "AWS::SQS::Queue"
+    }
+    assert all(queue["SqsManagedSseEnabled"] for queue in queues.values())
+    for mapping in of_type(template, "AWS::Lambda::EventSourceMapping"):
+        queue = queues[mapping["EventSourceArn"]["Fn::GetAtt"][0]]
+        assert queue["RedrivePolicy"]["maxReceiveCount"] >= 5
+        assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+
+
+def test_every_queue_that_nobody_reads_has_an_alarm(template: Template) -> None:
+    queues = {
+        name
+        for name, resource in template["Resources"].items()
+        if resource["Type"] == "AWS::SQS::Queue"
+    }
+    read = {
+        mapping["EventSourceArn"]["Fn::GetAtt"][0]
+        for mapping in of_type(template, "AWS::Lambda::EventSourceMapping")
+    }
+    watched = {
+        dimension["Value"]["Fn::GetAtt"][0]
+        for alarm in of_type(template, ALARM)
+        for dimension in alarm["Dimensions"]
+        if dimension["Name"] == "QueueName"
+    }
+    assert read
+    assert queues - read == watched
+
+
+def test_every_function_keeps_the_events_it_fails_on(template: Template) -> None:
+    functions = of_type(template, "AWS::Lambda::Function")
+    kept = of_type(template, "AWS::Lambda::EventInvokeConfig")
+    assert len(functions) == len(kept) > 0
+    assert all(config["DestinationConfig"]["OnFailure"]["Destination"] for config in kept)
+
+
+def test_every_rule_keeps_the_events_it_cannot_deliver(template: Template) -> None:
+    rules = of_type(template, "AWS::Events::Rule")
+    assert rules
+    assert all(target["DeadLetterConfig"] for rule in rules for target in rule["Targets"])
+
+
+def test_alarms_may_publish(template: Template) -> None:
+    (policy,) = of_type(template, "AWS::SNS::TopicPolicy")
+    (topic,) = policy["Topics"]
+    assert all(alarm["AlarmActions"] == [topic] for alarm in of_type(template, ALARM))
+    allowed = [s for s in policy["PolicyDocument"]["Statement"] if s["Effect"] == "Allow"]
+    assert [(s["Action"], s["Principal"]["Service"]) for s in allowed] == [
+        ("sns:Publish", "cloudwatch.amazonaws.com")
+    ]
