@@ -1,6 +1,7 @@
 """The embedded cloud: moto's record of AWS, and the engines that make it run."""
 
 import os
+import shutil
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -93,6 +94,8 @@ class Cloud:
         BackendDict.reset()
         reset_model_data()
         os.environ["MOTO_ACCOUNT_ID"] = self.config.account_id
+        # Of documents in buckets that are forgotten, too.
+        shutil.rmtree(self._vectors, ignore_errors=True)
         # moto would enforce a bucket's policy, leaving out its conditions ("unless over TLS").
         self._patches.replace(
             FakeBucket, "get_permission", lambda *_arguments: PermissionResult.NEUTRAL
@@ -152,8 +155,11 @@ class Cloud:
     @property
     def index_location(self) -> str:
         """Where the vector index is, for `vectors.open.open_index`."""
-        folder = self.config.state_dir.resolve() / "vectors"
-        return self.config.index_location or f"lancedb:{folder}"
+        return self.config.index_location or f"lancedb:{self._vectors}"
+
+    @property
+    def _vectors(self) -> Path:
+        return self.config.state_dir.resolve() / "vectors"
 
     def runtime_environment(self) -> dict[str, str]:
         """What functions and processing jobs get: the cloud, and its vector index.

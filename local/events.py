@@ -183,7 +183,7 @@ class Events:
             version = args[0] if args else kw.get("version_id")
             existed = any(
                 version is None or str(found.version_id) == str(version)
-                for found in bucket.keys.getlist(key_name)
+                for found in bucket.keys.getlist(key_name, [])
             )
             answer = original(backend, bucket_name, key_name, *args, **kw)
             settings = bucket.notification_configuration

@@ -732,6 +732,71 @@ class TestDeployment:
         stacks = cloud.client("cloudformation").describe_stacks()["Stacks"]
         assert "failing" not in [stack["StackName"] for stack in stacks]
 
+    def test_all_stacks_are_deployed_and_none_hides_anothers_outputs(
+        self, cloud: Cloud, tmp_path: Path
+    ) -> None:
+        body = {
+            "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
+            "Outputs": {"FirstTopic": {"Value": {"Ref": "Topic"}}},
+        }
+        second = {**body, "Outputs": {"SecondTopic": {"Value": {"Ref": "Topic"}}}}
+        assembly = write_assembly(tmp_path, {**body, "Outputs": {}}, "StackOne")
+        manifest = json.loads((assembly / "manifest.json").read_text())["artifacts"]
+        write_assembly(tmp_path, body, "StackTwo")
+        manifest |= json.loads((assembly / "manifest.json").read_text())["artifacts"]
+        write_assembly(tmp_path, second, "StackThree")
+        manifest |= json.loads((assembly / "manifest.json").read_text())["artifacts"]
+        (assembly / "manifest.json").write_text(json.dumps({"artifacts": manifest}))
+        outputs = cloud.deploy(assembly)
+        assert set(outputs) == {"FirstTopic", "SecondTopic"}
+        (assembly / "StackThree.template.json").write_text(json.dumps(body))
+        with pytest.raises(DeploymentError, match="another stack has too: FirstTopic"):
+            cloud.deploy(assembly)
+
+    def test_a_domain_is_described_as_it_was_asked_for(self, cloud: Cloud, tmp_path: Path) -> None:
+        properties: dict[str, Any] = {
+            "EngineVersion": "OpenSearch_2.19",
+            "ClusterConfig": {"InstanceType": "t3.medium.search", "InstanceCount": 1},
+            "EBSOptions": {"EBSEnabled": True, "VolumeType": "gp3", "VolumeSize": 20},
+            "EncryptionAtRestOptions": {"Enabled": True},
+            "AccessPolicies": {"Version": "2012-10-17", "Statement": []},
+            "Tags": [{"Key": "room", "Value": "knowledge"}],
+        }
+        attributes = ("Arn", "DomainArn", "DomainEndpoint", "Id")
+        body = {
+            "Resources": {
+                "Domain": {"Type": "AWS::OpenSearchService::Domain", "Properties": properties}
+            },
+            "Outputs": {
+                "Domain": {"Value": {"Ref": "Domain"}},
+                **{name: {"Value": {"Fn::GetAtt": ["Domain", name]}} for name in attributes},
+            },
+        }
+        outputs = cloud.deploy(write_assembly(tmp_path, body, "ALongNameForAStack"))
+        opensearch = cloud.client("opensearch")
+
+        def domain() -> dict[str, Any]:
+            status = opensearch.describe_domain(DomainName=outputs["Domain"])["DomainStatus"]
+            return dict(status)
+
+        assert outputs["Arn"] == outputs["DomainArn"] == domain()["ARN"]
+        assert outputs["DomainEndpoint"] == domain()["Endpoint"]
+        assert outputs["Id"] == domain()["DomainId"]
+        assert domain()["EngineVersion"] == "OpenSearch_2.19"
+        assert domain()["EBSOptions"]["VolumeSize"] == 20
+        assert json.loads(domain()["AccessPolicies"]) == properties["AccessPolicies"]
+
+        properties["EBSOptions"]["VolumeSize"] = 30
+        assert cloud.deploy(write_assembly(tmp_path, body, "ALongNameForAStack")) == outputs
+        assert domain()["EBSOptions"]["VolumeSize"] == 30
+
+        properties["IPAddressType"] = "dualstack"
+        with pytest.raises(DeploymentError, match=r"does not support IPAddressType"):
+            cloud.deploy(write_assembly(tmp_path, body, "ALongNameForAStack"))
+        cloud.client("cloudformation").delete_stack(StackName="alongnameforastack")
+        with pytest.raises(opensearch.exceptions.ResourceNotFoundException):
+            domain()
+
     @pytest.mark.parametrize(
         ("properties", "named"),
         [

@@ -30,6 +30,7 @@ report = {
     "arguments": sys.argv[1:],
     "place": os.environ["PLACE"],
     "endpoint": os.environ["AWS_ENDPOINT_URL"],
+    "index": os.environ["VECTOR_INDEX_LOCATION"],
 }
 target = root / "processing/output/report" / (host["current_host"] + ".json")
 target.write_text(json.dumps(report))
@@ -174,6 +175,7 @@ def test_a_job_reads_its_inputs_and_leaves_its_outputs(cloud: Cloud, tmp_path: P
             "arguments": ["--from", f"{root}/processing/input"],
             "place": f"{root}/processing:/opt/mlx",
             "endpoint": cloud.endpoint,
+            "index": cloud.index_location,
         }
     }
     log = cloud.config.state_dir / "logs" / "processing" / "whole.log"
@@ -186,6 +188,21 @@ def test_a_job_reads_its_inputs_and_leaves_its_outputs(cloud: Cloud, tmp_path: P
     with pytest.raises(ClientError) as caught:
         cloud.client("sagemaker").create_processing_job(**job)
     assert caught.value.response["Error"]["Code"] == "ResourceInUse"
+
+
+def test_a_job_needs_no_inputs_and_its_environment_is_enough_for_boto3(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    script = """
+import boto3
+boto3.client("s3").put_object(Bucket="data", Key="by-a-job", Body=b"done")
+"""
+    cloud.client("sagemaker").create_processing_job(
+        **request("no-inputs", written(tmp_path, script))
+    )
+    ended = end_of(cloud, "no-inputs")
+    assert ended["ProcessingJobStatus"] == "Completed", ended
+    assert cloud.client("s3").get_object(Bucket="data", Key="by-a-job")["Body"].read() == b"done"
 
 
 def test_sharding_gives_each_instance_its_part(cloud: Cloud, tmp_path: Path) -> None:
@@ -349,24 +366,71 @@ def test_what_cannot_be_done_is_refused_by_name(
         cloud.client("sagemaker").describe_processing_job(ProcessingJobName="refused")
 
 
-def test_jobs_are_listed_by_status_and_in_pages(cloud: Cloud, tmp_path: Path) -> None:
-    names = [f"page-{number}" for number in range(3)]
+def test_jobs_are_listed_by_what_they_are_and_in_pages(cloud: Cloud, tmp_path: Path) -> None:
+    sagemaker = cloud.client("sagemaker")
+    scripts = {"page-b": "raise SystemExit(0)", "page-a": "raise SystemExit(1)"}
+    names = [*scripts, "my-Page-c"]
     for name in names:
-        cloud.client("sagemaker").create_processing_job(
-            **request(name, written(tmp_path, "raise SystemExit(0)"))
+        folder = tmp_path / name
+        folder.mkdir()
+        sagemaker.create_processing_job(
+            **request(name, written(folder, scripts.get(name, "raise SystemExit(0)")))
         )
-    for name in names:
         end_of(cloud, name)
-    listed = (
-        cloud.client("sagemaker")
-        .get_paginator("list_processing_jobs")
-        .paginate(
-            NameContains="page-",
-            StatusEquals="Completed",
-            SortBy="Name",
-            SortOrder="Descending",
-            PaginationConfig={"PageSize": 2},
+
+    def listed(**filters: Any) -> list[str]:
+        pages = sagemaker.get_paginator("list_processing_jobs").paginate(
+            NameContains="page-", PaginationConfig={"PageSize": 2}, **filters
         )
-        .build_full_result()["ProcessingJobSummaries"]
+        return [
+            job["ProcessingJobName"] for page in pages for job in page["ProcessingJobSummaries"]
+        ]
+
+    assert listed() == names
+    assert listed(SortBy="CreationTime", SortOrder="Descending") == names[::-1]
+    assert listed(SortBy="Name") == ["my-Page-c", "page-a", "page-b"]
+    assert listed(StatusEquals="Failed") == ["page-a"]
+    assert listed(StatusEquals="Completed", SortBy="Name", SortOrder="Descending") == [
+        "page-b",
+        "my-Page-c",
+    ]
+    newest = sagemaker.list_processing_jobs(
+        NameContains="page-", SortBy="CreationTime", SortOrder="Descending", MaxResults=1
     )
-    assert [job["ProcessingJobName"] for job in listed] == names[::-1]
+    assert [job["ProcessingJobName"] for job in newest["ProcessingJobSummaries"]] == names[-1:]
+
+
+def test_a_jobs_states_are_events(cloud: Cloud, tmp_path: Path) -> None:
+    """https://docs.aws.amazon.com/sagemaker/latest/dg/automating-sagemaker-with-eventbridge.html"""
+    sqs, events = cloud.client("sqs"), cloud.client("events")
+    url = sqs.create_queue(QueueName="job-states")["QueueUrl"]
+    pattern = {
+        "source": ["aws.sagemaker"],
+        "detail-type": ["SageMaker Processing Job State Change"],
+        "detail": {
+            "ProcessingJobName": [{"prefix": "told-"}],
+            "ProcessingJobStatus": ["Failed", "Stopped"],
+        },
+    }
+    events.put_rule(Name="job-states", EventPattern=json.dumps(pattern))
+    queue = "arn:aws:sqs:us-east-1:123456789012:job-states"
+    events.put_targets(Rule="job-states", Targets=[{"Id": "1", "Arn": queue}])
+    cloud.client("sagemaker").create_processing_job(
+        **request("told-of", written(tmp_path, "raise SystemExit(2)"))
+    )
+    described = end_of(cloud, "told-of")
+    (message,) = until(lambda: sqs.receive_message(QueueUrl=url).get("Messages"))
+    event = json.loads(message["Body"])
+    assert event["resources"] == [described["ProcessingJobArn"]]
+    detail = event["detail"]
+    assert detail["ProcessingJobName"] == "told-of"
+    assert detail["ProcessingJobStatus"] == "Failed"
+    assert detail["FailureReason"] == described["FailureReason"]
+    assert detail["AppSpecification"] == described["AppSpecification"]
+    for moment in (
+        "CreationTime",
+        "LastModifiedTime",
+        "ProcessingStartTime",
+        "ProcessingEndTime",
+    ):
+        assert detail[moment] == int(described[moment].timestamp()) * 1000
