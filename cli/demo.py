@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
-from cli import result, view
+from cli import lore, result, view
 from cli.errors import CommandError, needs
+from cli.knowledge import Knowledge
 from cli.progress import Progress, Step, expected_steps, merge_steps, now
 from cli.result import RESULT_FILE, DemoResult
 from cli.synth import load_settings
@@ -60,6 +61,7 @@ def run(options: DemoOptions, console: Console, plain: bool) -> DemoResult:
         from cli.memory import PeakMemory
 
     outcome, progress, memory = DemoResult(), Progress(), PeakMemory()
+    questions: list[lore.Question] = []
     try:
         if not options.dataset.is_file():
             raise CommandError(
@@ -68,7 +70,7 @@ def run(options: DemoOptions, console: Console, plain: bool) -> DemoResult:
                 "in Quench's checkout only.",
             )
         with view.shown(progress, console, plain), memory:
-            places = _run(options, progress, outcome)
+            places = _run(options, progress, outcome, questions)
         outcome.ok = True
     except BaseException as error:
         outcome.error = str(error) or "interrupted"
@@ -81,6 +83,8 @@ def run(options: DemoOptions, console: Console, plain: bool) -> DemoResult:
         ]
         outcome.peak_memory_mb = round(memory.peak_mb, 1)
         outcome.write()
+        if questions:
+            console.print(view.found_passages(questions), "")
         if outcome.evaluation:
             evaluation = Evaluation.model_validate_json((FOLDER / "evaluation.json").read_text())
             console.print(view.comparison(evaluation), "")
@@ -96,8 +100,13 @@ def run(options: DemoOptions, console: Console, plain: bool) -> DemoResult:
     return outcome
 
 
-def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> dict[str, str]:
-    """Go through the phases; says where in the cloud things are."""
+def _run(
+    options: DemoOptions,
+    progress: Progress,
+    outcome: DemoResult,
+    questions: list[lore.Question],
+) -> dict[str, str]:
+    """Go through the phases, and keep what questions found; says where in the cloud things are."""
     deadline = time.monotonic() + options.timeout_seconds
     with ExitStack() as stack:
         # Each demo clears the folder of the one before: two at once would spoil each other.
@@ -120,6 +129,8 @@ def _run(options: DemoOptions, progress: Progress, outcome: DemoResult) -> dict[
                 running_cloud(UpOptions(options.settings, options.port, STATE_DIR, options.model))
             )
             demo = Demo(cloud, outputs, progress, outcome, deadline)
+        with progress.phase("hydrate"):
+            questions += demo.hydrate(settings.name)
         with progress.phase("upload"):
             demo.upload(options.dataset, settings.dataset.prefix)
         with progress.phase("tune"):
@@ -146,6 +157,7 @@ class Demo:
         outcome: DemoResult,
         deadline: float,
     ) -> None:
+        self._cloud = cloud
         self._outputs = outputs
         self._progress = progress
         self._outcome = outcome
@@ -163,6 +175,23 @@ class Demo:
         self._execution_arn = ""
         progress.note("start", cloud.endpoint)
         progress.update(steps=self._expected)
+
+    def hydrate(self, name: str) -> list[lore.Question]:
+        """Make the example's lore searchable, and ask what it answers."""
+        if not lore.LORE.is_dir():
+            self._progress.note("hydrate", f"skipped: {lore.LORE} is in Quench's checkout only")
+            return []
+        outputs = {**self._outputs, "IndexLocation": self._cloud.index_location}
+        knowledge = Knowledge(name, outputs, self._cloud.client)
+        self._outcome.knowledge, questions = lore.hydrate(
+            knowledge, lambda note: self._progress.note("hydrate", note), self._deadline
+        )
+        if self._outcome.knowledge.failed:
+            raise CommandError(
+                f"{self._outcome.knowledge.failed} documents could not be hydrated.",
+                f"The jobs' logs are in {self._state_dir / 'logs' / 'processing'}",
+            )
+        return questions
 
     def upload(self, dataset: Path, prefix: str) -> None:
         key = f"{prefix}{dataset.name}"

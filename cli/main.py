@@ -13,17 +13,22 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cli import documents
 from cli.demo import DemoOptions, run
 from cli.errors import CommandError, write_trace
 from cli.synth import write_assembly
 from cli.up import EXAMPLE, UpOptions, serve
 
 app = typer.Typer(
-    help="Keep a generative application on AWS fine-tuned: the loop, whole, on this machine.",
+    help="Keep a generative application on AWS fine-tuned and well fed: whole, on this machine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+
+
+documents_app = typer.Typer(help="What is done with documents.", no_args_is_help=True)
+app.add_typer(documents_app, name="documents")
 
 
 class Model(StrEnum):
@@ -93,7 +98,7 @@ def up(
     model: LocalModel = None,
     settings: SettingsFile = None,
 ) -> None:
-    """Serve the embedded cloud, with the tuning stack deployed, until Ctrl-C."""
+    """Serve the embedded cloud, with the stacks deployed, until Ctrl-C."""
     with shown_errors():
         serve(UpOptions(settings, port, state_dir, model.value if model else None), Console())
 
@@ -117,7 +122,7 @@ def demo(
     timeout: Annotated[float, typer.Option(help="Minutes after which the demo gives up.")] = 30,
     plain: Annotated[bool, typer.Option("--plain", help="One line for each change.")] = False,
 ) -> None:
-    """Take a dataset through the whole loop: tune, evaluate, register, approve, promote."""
+    """Hydrate the example's lore, then take a dataset through the whole tuning loop."""
     options = DemoOptions(
         dataset=dataset,
         settings=settings,
@@ -128,6 +133,18 @@ def demo(
     console = Console()
     with shown_errors():
         run(options, console, plain=plain or not console.is_terminal)
+
+
+@documents_app.command()
+def sync(
+    settings: SettingsFile = None,
+    timeout: Annotated[
+        float, typer.Option(help="Minutes after which nobody waits any longer; the job goes on.")
+    ] = 60,
+) -> None:
+    """Compare the documents bucket with the index, and repair the index either way."""
+    with shown_errors():
+        documents.sync(settings, timeout, Console())
 
 
 if __name__ == "__main__":

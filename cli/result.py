@@ -68,11 +68,25 @@ class Parameter(Record):
     value: str
 
 
+class Knowledge(Record):
+    """Documents and chunks in the index, and how many questions found their document among the
+    first five passages (0 to 1). `seconds` pass from the first upload to the last chunk indexed."""
+
+    documents: int
+    chunks: int
+    failed: int
+    embedding_calls: int
+    questions: int
+    recall_at_5: float
+    seconds: float
+
+
 class DemoResult(Record):
     """A part is null when the run ended before it was known; `error` is there only if not `ok`."""
 
     ok: bool = False
     phases: list[Phase] = []
+    knowledge: Knowledge | None = None
     execution: Execution | None = None
     state_machine: StateMachine | None = None
     training: Training | None = None

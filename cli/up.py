@@ -1,4 +1,4 @@
-"""The embedded cloud, with the tuning stack deployed in it: synthesize, start, deploy, serve."""
+"""The embedded cloud, with the stacks deployed in it: synthesize, start, deploy, serve."""
 
 import fcntl
 import logging
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 
 from cli.errors import CommandError, needs
+from cli.lore import LORE
 from cli.synth import load_settings, write_assembly
 from cli.view import listing
 
@@ -88,6 +89,7 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", dict[str, str]]
                 state_dir=state_dir,
                 wait_scale=settings.local.wait_scale,
                 model=model,
+                index_location=settings.local.opensearch or None,
             )
         )
         log = state_dir / "synth.log"
@@ -125,7 +127,9 @@ def serve(options: UpOptions, console: Console) -> None:
         datasets = (
             f"s3://{outputs['DataBucketName']}/{load_settings(options.settings).dataset.prefix}"
         )
-        _print_exports(console, cloud.environment(), datasets)
+        _print_exports(
+            console, cloud.environment(), datasets, f"s3://{outputs['DocumentsBucketName']}/"
+        )
         console.print(f"[dim]Logs and jobs' files: {cloud.config.state_dir}[/]", soft_wrap=True)
         console.print("[dim]Ctrl-C stops it; everything but those files is forgotten.[/]")
         for kind in (signal.SIGINT, signal.SIGTERM):
@@ -161,15 +165,19 @@ def only_one(lock_file: Path, taken: CommandError) -> Iterator[None]:
         yield
 
 
-def _print_exports(console: Console, environment: dict[str, str], datasets: str) -> None:
+def _print_exports(
+    console: Console, environment: dict[str, str], datasets: str, documents: str
+) -> None:
     console.print("\nIn another terminal:\n")
     for name in EXPORTED:
         console.print(f"  export {name}={environment[name]}", soft_wrap=True, highlight=False)
-    console.print(
-        f"  aws s3 cp {EXAMPLE if EXAMPLE.is_file() else 'FILE'} {datasets}\n",
-        soft_wrap=True,
-        highlight=False,
-    )
+    for command in (
+        f"aws s3 cp {EXAMPLE if EXAMPLE.is_file() else 'FILE'} {datasets}",
+        f"aws s3 sync {LORE if LORE.is_dir() else 'FOLDER'} {documents}",
+        "quench documents sync",
+    ):
+        console.print(f"  {command}", soft_wrap=True, highlight=False)
+    console.print()
 
 
 def _quiet(log: Path) -> None:

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cli.lore import Question
 from cli.progress import Phase, Progress, Step, now
 from evaluation.report import Evaluation, ModelScores, Sample
 
@@ -20,6 +21,7 @@ EIGHTHS = " ▁▂▃▄▅▆▇█"
 PLOT_WIDTH, PLOT_HEIGHT = 64, 6
 LOSS_LINE_EVERY = 10
 ANSWERS_SHOWN = 3
+QUESTIONS_SHOWN = 3
 SCORE_NAMES = {
     "rouge_l": "ROUGE-L (0 to 1)",
     "chrf": "chrF (0 to 100)",
@@ -256,6 +258,33 @@ def persona(system: str | None) -> str:
         return "No system prompt"
     named = re.match(r"You are ([^,.;:(]+)", system)
     return named[1].strip() if named else system.split(".")[0][:40]
+
+
+def found_passages(questions: Sequence[Question]) -> RenderableType:
+    """What some questions found, spread over all of them; the document that answers has a mark."""
+    found = sum(question.found for question in questions)
+    parts: list[RenderableType] = [
+        Text.assemble(
+            ("Passages found in the lore", "bold"),
+            (f"   {found} of {len(questions)} questions found their document", "dim"),
+        )
+    ]
+    for question in questions[:: max(1, len(questions) // QUESTIONS_SHOWN)][:QUESTIONS_SHOWN]:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        table.expand = True
+        for passage in question.passages:
+            name = passage.source.rpartition("/")[2]
+            answers = name == question.document
+            table.add_row(
+                Text.assemble(
+                    ("✓ " if answers else "  ", "green"), (name, "" if answers else "dim")
+                ),
+                Text(" ".join(passage.text.split()), "" if answers else "dim"),
+            )
+        parts += [Text(), Text(question.text, "italic"), table]
+    return Group(*parts)
 
 
 def listing(places: dict[str, str]) -> Text:

@@ -69,6 +69,7 @@ def test_up_says_what_to_export_and_leaves_nothing_after_ctrl_c(folder: Path) ->
                 break
         bucket = output.partition("s3://")[2].partition("/")[0]
         assert f"  aws s3 cp FILE s3://{bucket}/tales/\n" in output
+        assert "  aws s3 sync FOLDER s3://" in output
         s3: Any = boto3.Session(
             exported["AWS_ACCESS_KEY_ID"],
             exported["AWS_SECRET_ACCESS_KEY"],
@@ -88,6 +89,7 @@ def test_up_says_what_to_export_and_leaves_nothing_after_ctrl_c(folder: Path) ->
 
 def test_demo_takes_somebodys_own_data_to_an_approved_model(folder: Path) -> None:
     (folder / "mine.jsonl").write_text(dialogues(60))
+    (folder / "examples").symlink_to(ROOT / "examples")
     with quench(folder, "demo", "--plain", "--dataset", "mine.jsonl", *OPTIONS) as demo:
         assert demo.stdout is not None
         output = demo.stdout.read()
@@ -96,11 +98,17 @@ def test_demo_takes_somebodys_own_data_to_an_approved_model(folder: Path) -> Non
     assert result["ok"] is True
     assert [phase["name"] for phase in result["phases"]] == [
         "start",
+        "hydrate",
         "upload",
         "tune",
         "approve",
         "promote",
     ]
+    knowledge = result["knowledge"]
+    assert (knowledge["documents"], knowledge["failed"], knowledge["questions"]) == (47, 0, 60)
+    assert knowledge["embedding_calls"] == knowledge["chunks"] > knowledge["documents"]
+    assert knowledge["recall_at_5"] >= 0.85
+    assert "long-night-chronicle.md" in output
     assert result["execution"]["status"] == "Succeeded"
     assert {step["status"] for step in result["execution"]["steps"]} == {"Succeeded"}
     assert result["state_machine"]["status"] == "SUCCEEDED"

@@ -19,10 +19,12 @@ from typer.testing import CliRunner
 
 from cli import view
 from cli.demo import read_losses
+from cli.lore import Question
 from cli.main import app
 from cli.progress import Phase, Progress, Step, expected_steps, merge_steps
 from cli.result import DemoResult
 from evaluation.report import Evaluation
+from vectors.index import Passage
 
 ROOT = Path(__file__).resolve().parents[2]
 # What only extras install.
@@ -79,7 +81,7 @@ def after(seconds: float) -> datetime:
 def test_help_names_every_command() -> None:
     code, output = quench("--help")
     assert code == 0
-    for command in ("up", "synth", "demo"):
+    for command in ("up", "synth", "demo", "documents"):
         assert f"│ {command} " in output
 
 
@@ -89,10 +91,11 @@ def test_help_names_every_command() -> None:
         ("up", ["--port", "--state-dir", "--model", "--settings"]),
         ("demo", ["--dataset", "--port", "--model", "--plain", "--timeout"]),
         ("synth", ["--output", "--settings"]),
+        ("documents sync", ["--timeout", "--settings"]),
     ],
 )
 def test_help_of_a_command_names_its_options(command: str, options: list[str]) -> None:
-    code, output = quench(command, "--help")
+    code, output = quench(*command.split(), "--help")
     assert code == 0
     assert all(option in output for option in options)
 
@@ -111,6 +114,7 @@ def test_version() -> None:
         (["up"], 1, "pip install '.[local]'"),
         (["demo"], 1, "pip install '.[local]'"),
         (["synth"], 1, "pip install '.[definitions]'"),
+        (["documents", "sync"], 1, "pip install '.[definitions]'"),
     ],
 )
 def test_without_extras_the_command_runs_and_names_the_one_it_needs(
@@ -206,11 +210,43 @@ def test_wrong_setting_is_named() -> None:
     assert "base_modle" in output
 
 
+def test_documents_without_an_account_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "none")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "none")
+    code, output = quench("documents", "sync")
+    assert code == 1
+    assert "quench up" in output
+
+
+def test_documents_without_a_cloud_says_how_to_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "quench")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    code, output = quench("documents", "sync")
+    assert code == 1
+    assert "http://127.0.0.1:9" in output
+    assert "quench up" in output
+
+
 # --- the result ----------------------------------------------------------------------------------
 
 RESULT = {
     "ok": True,
     "phases": [{"name": "start", "seconds": 12.5}],
+    "knowledge": {
+        "documents": 47,
+        "chunks": 210,
+        "failed": 0,
+        "embedding_calls": 210,
+        "questions": 60,
+        "recall_at_5": 0.9833,
+        "seconds": 9.5,
+    },
     "execution": {
         "arn": "arn:aws:sagemaker:us-east-1:123456789012:pipeline/quench-tuning/execution/abc",
         "status": "Succeeded",
@@ -316,6 +352,20 @@ def test_running_demo_shows_every_step() -> None:
     assert "waiting" in lines["Evaluate"]
     assert "3.75 → 2.25" in text
     assert "step 4" in text
+
+
+def test_found_passages_mark_the_document_that_answers() -> None:
+    def passage(document: str) -> Passage:
+        source = f"s3://documents/{document}"
+        return Passage(document, f"Text\nof {document}", source, "", "", 0.5, 0, {})
+
+    found = Question("Who?", "b.md", [passage("a.md"), passage("b.md")])
+    missed = Question("Where?", "c.md", [passage("a.md")])
+    text = text_of(view.found_passages([found, missed]))
+    assert "1 of 2 questions found their document" in text
+    assert "  a.md  Text of a.md" in text
+    assert "✓ b.md  Text of b.md" in text
+    assert text.count("✓") == 1
 
 
 def test_failed_step_shows_its_reason() -> None:

@@ -1,0 +1,79 @@
+"""`quench documents sync`: the index made true to the documents bucket, whatever happened."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from botocore.exceptions import EndpointConnectionError
+from rich.console import Console
+from rich.table import Table
+
+from cli.errors import CommandError
+from cli.knowledge import Knowledge, deployed_knowledge, wait_until_ended
+from cli.synth import load_settings
+from processing.hydration_report import HydrationReport
+
+LOOK_SECONDS = 2.0
+FAILURES_SHOWN = 20
+
+
+def sync(settings: Path | None, timeout_minutes: float, console: Console) -> None:
+    """Start a full reconciliation, follow it to its end and show its report.
+
+    Raises
+    ------
+    CommandError
+        There is no knowledge stack, the job could not be started or did not end in time, or
+        documents failed.
+    """
+    loaded = load_settings(settings)
+    deadline = time.monotonic() + timeout_minutes * 60
+    try:
+        knowledge = deployed_knowledge(loaded.name)
+        with console.status("Starting a hydration job…") as status:
+            job = knowledge.start_sync()
+            while job.running:  # another one, which must end first
+                status.update(f"Waiting for {job.name}, which runs already…")
+                wait_until_ended(knowledge, job.name, deadline, LOOK_SECONDS)
+                job = knowledge.start_sync()
+            status.update(f"{job.name} compares the bucket and the index…")
+            job = wait_until_ended(knowledge, job.name, deadline, LOOK_SECONDS)
+    except EndpointConnectionError as error:
+        raise CommandError(
+            f"{error}", "Is it running? `quench up` starts the embedded cloud."
+        ) from error
+    reports = knowledge.reports(job.name)
+    if reports:
+        console.print(summary(reports))
+    if job.status != "Completed":
+        raise CommandError(
+            f"{job.name} {job.status.lower()}: {job.reason}", _where_to_read(knowledge, job.name)
+        )
+    console.print(f"[green]✓[/] The index is true to s3://{knowledge.documents_bucket}/")
+
+
+def summary(reports: Sequence[HydrationReport]) -> Table:
+    """Documents and chunks by what became of them, over all hosts, and what failed."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    for name in ("added", "changed", "unchanged", "removed", "failed"):
+        table.add_column(name, justify="right")
+    for kind in ("documents", "chunks"):
+        counts = [getattr(report, kind).model_dump() for report in reports]
+        table.add_row(
+            kind,
+            *(
+                str(sum(count[name] for count in counts)) if name in counts[0] else ""
+                for name in ("added", "changed", "unchanged", "removed", "failed")
+            ),
+        )
+    return table
+
+
+def _where_to_read(knowledge: Knowledge, job: str) -> str:
+    bucket = knowledge.outputs["HydrationBucketName"]
+    failures = [failure for report in knowledge.reports(job) for failure in report.failures]
+    lines = [f"{failure.document}: {failure.reason}" for failure in failures[:FAILURES_SHOWN]]
+    if len(failures) > FAILURES_SHOWN:
+        lines.append(f"… and {len(failures) - FAILURES_SHOWN} more")
+    return "\n".join([*lines, f"Its report is in s3://{bucket}/reports/{job}/"])
