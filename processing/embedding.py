@@ -47,7 +47,8 @@ class Embedder:
     """Embeds with one model, for up to `concurrency` threads at once.
 
     `calls` counts requests that were sent, `retries` those of them that repeated an earlier one.
-    `seconds` is how long at least one request was under way.
+    `seconds` is how long at least one request was under way. Raises BodyError for a model that
+    makes no such vectors, and EmbeddingRefusedError without credentials.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Embedder:
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self.texts_per_request = texts_per_request(model)
+        request_body(model, ["a text"], dimensions)  # refuses dimensions that the model has not
         self.concurrency = concurrency
         self._model, self._dimensions = model, dimensions
         self._patience_seconds = patience_seconds

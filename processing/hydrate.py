@@ -32,7 +32,6 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bedrock.models import (
-    FoundationModel,
     UnknownModelError,
     UnusableModelError,
     find_model,
@@ -153,7 +152,6 @@ def hydrate(arguments: Arguments, root: Path) -> HydrationReport:
         markers.write(dict.fromkeys(unmarked, NOT_DONE))
     model = find_model(arguments.embedding_model)
     require_usable(model, datetime.now(UTC).date())
-    _require_dimensions(model, arguments.dimensions)
     embedder = Embedder(
         model,
         arguments.dimensions,
@@ -218,12 +216,6 @@ def _resource_config(root: Path) -> ResourceConfig:
         return ResourceConfig.model_validate_json(path.read_bytes() if path.is_file() else "{}")
     except ValidationError as error:
         raise HydrationError(f"{path} cannot be understood: {error}") from error
-
-
-def _require_dimensions(model: FoundationModel, dimensions: int) -> None:
-    if dimensions not in model.dimensions:
-        allowed = ", ".join(map(str, model.dimensions))
-        raise HydrationError(f"{model.id} makes vectors of {allowed} dimensions, not {dimensions}.")
 
 
 def _partial_failure(report: HydrationReport) -> str:

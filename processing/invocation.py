@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import HTTPClientError, NoCredentialsError
+from botocore.exceptions import ConnectionError, HTTPClientError, NoCredentialsError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies, percent_encode
 
@@ -55,7 +55,7 @@ class Invoker:
         try:
             response = self._session.send(request.prepare())
             content = response.content
-        except HTTPClientError as error:
+        except (ConnectionError, HTTPClientError) as error:
             raise InvocationError(None, None, str(error)) from error
         if response.status_code != 200:
             code = response.headers.get("x-amzn-errortype", "").partition(":")[0]
