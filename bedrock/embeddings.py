@@ -4,18 +4,26 @@
 `response_body` are their inverses, for the embedded cloud. Bodies are decoded JSON.
 
 Sources: model-parameters-titan-embed-text.html, model-parameters-embed-v3.html and
-model-parameters-embed-v4.html under https://docs.aws.amazon.com/bedrock/latest/userguide/
+model-parameters-embed-v4.html under https://docs.aws.amazon.com/bedrock/latest/userguide/, and
+https://docs.aws.amazon.com/nova/latest/userguide/embeddings-schema.html
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from bedrock.bodies import BodyError, only
 from bedrock.models import FoundationModel
-from bedrock.text import BodyError, only
 
 Purpose = Literal["search_document", "search_query", "classification", "clustering"]
 
-_TEXTS_PER_REQUEST = {"titan-embed": 1, "cohere-embed": 96}
+_TEXTS_PER_REQUEST = {"titan-embed": 1, "cohere-embed": 96, "nova-embed": 1}
+_NOVA_SCHEMA = "nova-multimodal-embed-v1"
+_NOVA_PURPOSES: dict[Purpose, str] = {
+    "search_document": "GENERIC_INDEX",
+    "search_query": "TEXT_RETRIEVAL",
+    "classification": "CLASSIFICATION",
+    "clustering": "CLUSTERING",
+}
 
 
 def texts_per_request(model: FoundationModel) -> int:
@@ -33,8 +41,9 @@ def request_body(
 ) -> dict[str, Any]:
     """The request body for some texts, at most `texts_per_request` of them.
 
-    `dimensions` is the length of each vector (None: the model's default). Only Cohere's models know
-    a purpose. Raises BodyError if the model cannot do what is asked.
+    `dimensions` is the length of each vector (None: the model's default). Titan knows no purpose.
+    A text that is too long is refused by the service, never cut. Raises BodyError if the model
+    cannot do what is asked.
     """
     if not 1 <= len(texts) <= texts_per_request(model):
         raise BodyError(
@@ -43,6 +52,16 @@ def request_body(
     dimensions = _dimensions(model, dimensions)
     if model.family == "titan-embed":
         return {"inputText": texts[0], "dimensions": dimensions, "normalize": True}
+    if model.family == "nova-embed":
+        return {
+            "schemaVersion": _NOVA_SCHEMA,
+            "taskType": "SINGLE_EMBEDDING",
+            "singleEmbeddingParams": {
+                "embeddingPurpose": _NOVA_PURPOSES[purpose],
+                "embeddingDimension": dimensions,
+                "text": {"truncationMode": "NONE", "value": texts[0]},
+            },
+        }
     body: dict[str, Any] = {"texts": list(texts), "input_type": purpose}
     if len(model.dimensions) > 1:
         body["output_dimension"] = dimensions
@@ -54,6 +73,8 @@ def parse_embeddings(model: FoundationModel, body: Mapping[str, Any]) -> list[li
     vectors = [body.get("embedding")] if model.family == "titan-embed" else body.get("embeddings")
     if isinstance(vectors, Mapping):  # Cohere's answer to a request that named embedding_types
         vectors = vectors.get("float")
+    if model.family == "nova-embed" and isinstance(vectors, list):
+        vectors = [found.get("embedding") for found in vectors if isinstance(found, Mapping)]
     if not isinstance(vectors, list) or not all(isinstance(vector, list) for vector in vectors):
         raise BodyError(f"Not a response of {model.id}: it holds no vectors, but {sorted(body)}.")
     return vectors
@@ -65,6 +86,9 @@ def parse_request(model: FoundationModel, body: Mapping[str, Any]) -> tuple[list
     if model.family == "titan-embed":
         only(body, "inputText", "dimensions", "normalize")
         texts, dimensions = [body.get("inputText")], body.get("dimensions")
+    elif model.family == "nova-embed":
+        text, dimensions = _parse_nova_request(body)
+        texts = [text]
     else:
         only(body, "texts", "input_type", "output_dimension")
         texts, dimensions = body.get("texts"), body.get("output_dimension")
@@ -90,7 +114,29 @@ def response_body(
             "embeddingsByType": {"float": floats[0]},
             "inputTextTokenCount": tokens,
         }
+    if model.family == "nova-embed":
+        found = [{"embeddingType": "TEXT", "embedding": vector} for vector in floats]
+        return {"embeddings": found}
     return {"embeddings": floats, "texts": list(texts), "response_type": "embeddings_floats"}
+
+
+def _parse_nova_request(body: Mapping[str, Any]) -> tuple[object, object]:
+    only(body, "schemaVersion", "taskType", "singleEmbeddingParams")
+    if body.get("schemaVersion", _NOVA_SCHEMA) != _NOVA_SCHEMA:
+        raise BodyError(f"Malformed input request: schemaVersion must be {_NOVA_SCHEMA}.")
+    if body.get("taskType") != "SINGLE_EMBEDDING":
+        raise BodyError("Malformed input request: taskType must be SINGLE_EMBEDDING here.")
+    parameters = body.get("singleEmbeddingParams")
+    if not isinstance(parameters, Mapping):
+        raise BodyError("Malformed input request: singleEmbeddingParams is missing.")
+    only(parameters, "embeddingPurpose", "embeddingDimension", "text")
+    if "embeddingPurpose" not in parameters:
+        raise BodyError("Malformed input request: embeddingPurpose is missing.")
+    text = parameters.get("text")
+    if not isinstance(text, Mapping):
+        raise BodyError("Malformed input request: text is missing, the only thing embedded here.")
+    only(text, "truncationMode", "value")
+    return text.get("value"), parameters.get("embeddingDimension")
 
 
 def _dimensions(model: FoundationModel, dimensions: object) -> int:

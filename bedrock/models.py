@@ -14,6 +14,13 @@ Task = Literal["text", "image", "embedding"]
 
 _MODELS_FILE = Path(__file__).with_name("models.toml")
 _ARN_PREFIX = re.compile(r"^arn:aws[^:]*:bedrock:[^:]*:[^:]*:(foundation-model|inference-profile)/")
+_CUSTOM_MODEL_ARN = re.compile(
+    r"^arn:aws[^:]*:bedrock:[^:]*:[^:]*:custom-model/(?!imported/)(.+)/\w+$"
+)
+_OPAQUE_ARN = re.compile(
+    r"^arn:aws[^:]*:bedrock:[^:]*:[^:]*:(provisioned-model|custom-model-deployment|custom-model"
+    r"|imported-model|application-inference-profile)/"
+)
 _INFERENCE_PROFILE_PREFIX = re.compile(r"^(us-gov|us|eu|apac|ap|jp|au|ca|global)\.")
 
 
@@ -111,6 +118,27 @@ def find_model(model_id: str) -> FoundationModel:
     return model
 
 
+def resolve_model(model_id: str, base_model: str | None = None) -> FoundationModel:
+    """The foundation model behind whatever can be invoked; bodies follow from its family.
+
+    Besides what `find_model` takes, `model_id` may be the ARN of a provisioned throughput, a custom
+    model deployment, a custom or imported model, or an application inference profile. Such an ARN
+    does not say what is behind it (only a custom model's does): `base_model` must.
+
+    Raises UnknownModelError, which lists the ids that are known.
+    """
+    if not _OPAQUE_ARN.match(model_id):
+        return find_model(model_id)
+    if base_model is None and (arn := _CUSTOM_MODEL_ARN.match(model_id)):
+        base_model = arn[1]
+    if base_model is None:
+        raise UnknownModelError(
+            f"{model_id} does not say which model it serves: give its base model beside it. "
+            f"Known: {', '.join(_models())}."
+        )
+    return find_model(base_model)
+
+
 def all_models() -> tuple[FoundationModel, ...]:
     """Every known model, those past their end of life too; a tunable one under both its ids."""
     return tuple(_models().values())
@@ -121,7 +149,7 @@ def require_usable(model: FoundationModel, today: date) -> None:
     if model.end_of_life is not None and model.end_of_life <= today:
         instead = f" Use {model.replaced_by} instead." if model.replaced_by else ""
         raise UnusableModelError(
-            f"{model.name} ({model.id}) reached its end of life on {model.end_of_life}.{instead}"
+            f"{model.name} ({model.id}) is past its end of life, {model.end_of_life}.{instead}"
         )
 
 
