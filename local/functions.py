@@ -417,7 +417,9 @@ class _RuntimeApiHandler(BaseHTTPRequestHandler):
     """The four endpoints of Lambda's Runtime API, version 2018-06-01."""
 
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # headers and body leave in one write; apart, each call costs 40 ms more
+    # Headers and body leave in one write, or at least at once: else each call costs 40 ms more.
+    wbufsize = -1
+    disable_nagle_algorithm = True
     server: _RuntimeApi
 
     def do_GET(self) -> None:
