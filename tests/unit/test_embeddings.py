@@ -1,3 +1,5 @@
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,21 +17,30 @@ from bedrock.text import BodyError
 TITAN = find_model("amazon.titan-embed-text-v2:0")
 COHERE = find_model("cohere.embed-english-v3")
 COHERE_4 = find_model("cohere.embed-v4:0")
+NOVA = find_model("amazon.nova-2-multimodal-embeddings-v1:0")
+BODIES = Path(__file__).parents[1] / "bodies"
 
 
-def test_titans_request_body() -> None:
-    assert request_body(TITAN, ["ember"], 256) == {
-        "inputText": "ember",
-        "dimensions": 256,
-        "normalize": True,
-    }
+def body_of(model: Any, kind: str) -> dict[str, Any]:
+    """The family's request or response as its service documents it."""
+    path = BODIES / model.family / f"{kind}.json"
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
-def test_coheres_request_body() -> None:
-    assert request_body(COHERE, ["ember", "fall"], purpose="search_query") == {
-        "texts": ["ember", "fall"],
-        "input_type": "search_query",
-    }
+@pytest.mark.parametrize(
+    ("model", "dimensions"),
+    [(TITAN, 256), (COHERE, 1024), (NOVA, 256)],
+    ids=lambda value: str(value),
+)
+def test_bodies_are_as_documented(model: Any, dimensions: int) -> None:
+    body = request_body(model, ["ember"], dimensions, purpose="search_query")
+    assert body == body_of(model, "request")
+    assert parse_request(model, body_of(model, "request")) == (["ember"], dimensions)
+    assert parse_embeddings(model, body_of(model, "response")) == [[0.25, -1.0, 0.5]]
+
+
+def test_cohere_4_is_told_the_dimensions() -> None:
     assert request_body(COHERE_4, ["ember"], 512)["output_dimension"] == 512
 
 
@@ -80,6 +91,12 @@ def test_what_a_model_cannot_embed_is_refused(
         (COHERE, {"texts": ["x"], "input_type": "search_query", "embedding_types": ["int8"]}),
         (COHERE, {"texts": [], "input_type": "search_query"}),
         (COHERE, {"texts": "x", "input_type": "search_query"}),
+        (NOVA, {}),
+        (NOVA, body_of(NOVA, "request") | {"schemaVersion": "v9"}),
+        (NOVA, body_of(NOVA, "request") | {"taskType": "SEGMENTED_EMBEDDING"}),
+        (NOVA, body_of(NOVA, "request") | {"singleEmbeddingParams": {"text": {"value": "x"}}}),
+        (NOVA, body_of(NOVA, "request") | {"singleEmbeddingParams": {"embeddingPurpose": "x"}}),
+        (NOVA, body_of(NOVA, "request") | {"singleEmbeddingParams": {"image": {}}}),
     ],
 )
 def test_a_malformed_request_is_refused(model: Any, body: dict[str, Any]) -> None:
@@ -87,7 +104,7 @@ def test_a_malformed_request_is_refused(model: Any, body: dict[str, Any]) -> Non
         parse_request(model, body)
 
 
-@pytest.mark.parametrize("model", [TITAN, COHERE])
+@pytest.mark.parametrize("model", [TITAN, COHERE, NOVA])
 def test_what_is_no_response_is_refused(model: Any) -> None:
     with pytest.raises(BodyError, match="no vectors"):
         parse_embeddings(model, {"message": "Too many requests"})

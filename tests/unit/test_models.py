@@ -13,9 +13,11 @@ from bedrock.models import (
     find_model,
     require_tunable,
     require_usable,
+    resolve_model,
 )
 
 MICRO = "amazon.nova-micro-v1:0:128k"
+ARN = "arn:aws:bedrock:us-east-1:123456789012:"
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,9 @@ MICRO = "amazon.nova-micro-v1:0:128k"
         ("us.amazon.nova-micro-v1:0", "amazon.nova-micro-v1:0"),
         ("apac.amazon.nova-lite-v1:0", "amazon.nova-lite-v1:0"),
         ("global.amazon.nova-2-lite-v1:0", "amazon.nova-2-lite-v1:0"),
+        ("jp.anthropic.claude-sonnet-4-6", "anthropic.claude-sonnet-4-6"),
+        ("au.anthropic.claude-sonnet-4-6", "anthropic.claude-sonnet-4-6"),
+        ("ca.amazon.nova-lite-v1:0", "amazon.nova-lite-v1:0"),
         (f"arn:aws:bedrock:us-east-1::foundation-model/{MICRO}", MICRO),
         (
             "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.amazon.nova-pro-v1:0",
@@ -41,6 +46,52 @@ def test_a_model_is_found_by_every_name_it_has(model_id: str, found: str) -> Non
 def test_an_unknown_model_is_answered_with_those_that_are_known(model_id: str) -> None:
     with pytest.raises(UnknownModelError, match=r"Known: .*amazon\.nova-micro-v1:0:128k"):
         find_model(model_id)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "base_model", "family"),
+    [
+        ("openai.gpt-oss-20b-1:0", None, "gpt-oss"),
+        ("us.meta.llama4-scout-17b-instruct-v1:0", None, "llama-4"),
+        (f"{ARN}inference-profile/eu.mistral.mistral-7b-instruct-v0:2", None, "mistral-instruct"),
+        (f"{ARN}provisioned-model/abcdef123456", MICRO, "nova"),
+        (f"{ARN}custom-model-deployment/abcdef123456", "us.amazon.nova-2-lite-v1:0", "nova"),
+        (f"{ARN}custom-model/{MICRO}/abcdef123456", None, "nova"),
+        (f"{ARN}custom-model/amazon.titan-text-express-v1:0:8k/abcdef123456", None, "titan-text"),
+        (f"{ARN}custom-model/imported/abcdef123456", "meta.llama3-1-8b-instruct-v1:0", "llama"),
+        (f"{ARN}imported-model/abcdef123456", "meta.llama3-1-8b-instruct-v1:0", "llama"),
+        (
+            f"{ARN}application-inference-profile/abcdef123456",
+            "arn:aws:bedrock:us-east-1::foundation-model/anthropic.claude-sonnet-5",
+            "claude-adaptive",
+        ),
+        # A model that says itself what it is needs no base, and is of no other.
+        ("stability.sd3-5-large-v1:0", MICRO, "stability"),
+    ],
+)
+def test_the_family_follows_from_what_is_invoked(
+    model_id: str, base_model: str | None, family: str
+) -> None:
+    assert resolve_model(model_id, base_model).family == family
+
+
+@pytest.mark.parametrize(
+    ("model_id", "base_model"),
+    [
+        ("gpt-4", None),
+        ("gpt-4", MICRO),
+        (f"{ARN}provisioned-model/abcdef123456", None),
+        (f"{ARN}provisioned-model/abcdef123456", "gpt-4"),
+        (f"{ARN}custom-model-deployment/abcdef123456", None),
+        (f"{ARN}custom-model/imported/abcdef123456", None),
+        (f"{ARN}custom-model/example.unheard-of-v1:0/abcdef123456", None),
+    ],
+)
+def test_a_model_of_no_known_family_is_answered_with_those_that_are_known(
+    model_id: str, base_model: str | None
+) -> None:
+    with pytest.raises(UnknownModelError, match=r"Known: .*amazon\.nova-micro-v1:0"):
+        resolve_model(model_id, base_model)
 
 
 def test_what_is_tuned_is_invoked_under_another_id() -> None:
@@ -67,8 +118,13 @@ def test_formats_follow_the_model() -> None:
 @pytest.mark.parametrize("model", all_models(), ids=lambda model: model.id)
 def test_what_is_written_of_a_model_is_sound(model: FoundationModel) -> None:
     assert model.tasks
+    assert (model.replaced_by is None) == (model.end_of_life is None)
     if model.replaced_by:
-        require_usable(find_model(model.replaced_by), date.max)
+        replacement = find_model(model.replaced_by)
+        require_usable(replacement, date.max)
+        assert replacement.tasks == model.tasks
+    else:
+        assert model.regions or model.invoke_id != model.id
     if "embedding" in model.tasks:
         assert model.dimensions
     if model.tuning:
@@ -84,6 +140,29 @@ def test_a_model_past_its_end_of_life_names_its_replacement() -> None:
     require_usable(old, old.end_of_life - timedelta(days=1))
     with pytest.raises(UnusableModelError, match=r"2026-07-07.*llama3-1-8b"):
         require_usable(old, old.end_of_life)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "instead"),
+    [
+        ("amazon.titan-text-express-v1", "amazon.nova-lite-v1:0"),
+        ("amazon.titan-image-generator-v2:0", "stability.stable-image-core-v1:1"),
+        ("amazon.nova-canvas-v1:0", "stability.stable-image-core-v1:1"),
+        ("us.amazon.nova-premier-v1:0", "amazon.nova-pro-v1:0"),
+        ("anthropic.claude-3-haiku-20240307-v1:0", "anthropic.claude-haiku-4-5-20251001-v1:0"),
+        ("meta.llama3-2-90b-instruct-v1:0", "meta.llama3-3-70b-instruct-v1:0"),
+        ("cohere.command-r-plus-v1:0", "mistral.mistral-large-3-675b-instruct"),
+    ],
+)
+def test_models_that_are_gone_say_what_to_use(model_id: str, instead: str) -> None:
+    with pytest.raises(UnusableModelError, match=f"Use {instead} instead"):
+        require_usable(find_model(model_id), date(2026, 11, 1))
+
+
+def test_pictures_are_drawn_in_oregon() -> None:
+    drawing = {m.id: m.regions for m in all_models() if m.tasks == ("image",) and not m.replaced_by}
+    assert set(drawing.values()) == {("us-west-2",)}
+    assert {"stability.stable-image-core-v1:1", "stability.sd3-5-large-v1:0"} <= set(drawing)
 
 
 @pytest.mark.parametrize("text", ["", "two", "1.5", "0", "6", "nan"])
