@@ -77,7 +77,7 @@ def zygote(cloud: Cloud) -> Iterator["subprocess.Popen[str]"]:
         yield process
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(20))
 def test_killed_anywhere_and_run_again(
     bedrock: BedrockStandIn,
     clean: Clean,
@@ -131,11 +131,6 @@ def test_killed_anywhere_and_run_again(
     job.run()
     assert job.content() == clean.content
     assert job.markers() == {}
-    calls_before = bedrock.calls
-    job.change(**clean.changes)
-    job.run()
-    assert bedrock.calls == calls_before
-    assert job.content() == clean.content
 
 
 @pytest.mark.parametrize(("model", "concurrency"), [(TITAN, 16), ("cohere.embed-v4:0", 4)])
