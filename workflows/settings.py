@@ -6,6 +6,7 @@ A nested key is reached with a double underscore: `QUENCH_TUNING__CHECK_SECONDS=
 import math
 import os
 import re
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,7 +30,14 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableVariableError
 
-from bedrock.models import TuningRules, UnknownModelError, all_models, find_model, require_tunable
+from bedrock.models import (
+    TuningRules,
+    UnknownModelError,
+    all_models,
+    find_model,
+    require_tunable,
+    require_usable,
+)
 
 
 def _embeds(model_id: str) -> str:
@@ -39,8 +47,33 @@ def _embeds(model_id: str) -> str:
     return model_id
 
 
+def _draws(model_id: str) -> str:
+    known = {model.id: model for model in all_models() if "image" in model.tasks}
+    if model_id not in known:
+        raise ValueError(f"{model_id} is not an image model; known are {', '.join(known)}")
+    require_usable(known[model_id], date.today())
+    return model_id
+
+
+def _answers(model_id: str) -> str:
+    if not model_id:
+        return model_id
+    try:
+        model = find_model(model_id)
+    except UnknownModelError as error:
+        raise ValueError(str(error)) from error
+    if "text" not in model.tasks:
+        raise ValueError(f"{model_id} is not a text model")
+    require_usable(model, date.today())
+    return model_id
+
+
 ENVIRONMENT_PREFIX = "QUENCH_"
 EmbeddingModel = Annotated[str, AfterValidator(_embeds)]
+ImageModel = Annotated[str, AfterValidator(_draws)]
+TextModel = Annotated[str, AfterValidator(_answers)]
+Guardrail = Annotated[str, Field(pattern=r"^$|^[a-z0-9]+:([1-9][0-9]{0,7}|DRAFT)$")]
+Region = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
 InstanceType = Annotated[str, Field(pattern=r"^ml\.")]
 Fraction = Annotated[float, Field(gt=0, lt=0.5)]
 # The numbers of evaluation.json (docs/evaluation.md) that a gate can read.
@@ -234,6 +267,31 @@ class Knowledge(Section):
         return self
 
 
+class Api(Section):
+    text_model: TextModel = ""
+    image_model: ImageModel = "stability.stable-image-core-v1:1"
+    image_region: Region = "us-west-2"
+    authorization: Literal["iam", "api-key"] = "iam"
+    rate_limit: Annotated[int, Field(ge=1, le=10_000)] = 50
+    burst_limit: Annotated[int, Field(ge=1, le=5_000)] = 100
+    personas_uri: Annotated[
+        str, Field(pattern=r"^$|^s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]/([A-Za-z0-9_\-./]+/)?$")
+    ] = ""
+    guardrail: Guardrail = ""
+    image_guardrail: Guardrail = ""
+    log_prompts: bool = False
+
+    @model_validator(mode="after")
+    def _draws_where_the_model_is(self) -> "Api":
+        regions = find_model(self.image_model).regions
+        if self.image_region not in regions:
+            raise ValueError(
+                f"image_region is {self.image_region}, but {self.image_model} can be invoked only "
+                f"in {', '.join(regions)}"
+            )
+        return self
+
+
 class Alarms(Section):
     email: str = ""
 
@@ -254,13 +312,14 @@ class Settings(BaseSettings):
     )
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9\-]{1,19}$")] = "quench"
-    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] = "us-east-1"
+    region: Region = "us-east-1"
     dataset: Dataset = Dataset()
     tuning: Tuning = Tuning()
     evaluation: Evaluation = Evaluation()
     quality_gate: QualityGate = QualityGate()
     release: Release = Release()
     knowledge: Knowledge = Knowledge()
+    api: Api = Api()
     alarms: Alarms = Alarms()
     local: Local = Local()
 
@@ -282,6 +341,24 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"region is {self.region}, but knowledge.embedding_model {model_id} can be invoked "
                 f"only in {', '.join(regions)}"
+            )
+        return self
+
+    @property
+    def text_model_id(self) -> str:
+        """What the APIs invoke until a tuned model is approved: an inference profile where one is
+        named, or where the model can only be invoked by one."""
+        model_id = self.api.text_model or self.tuning.base_model
+        model = find_model(model_id)
+        return model.invoke_id if model_id == model.id else model_id
+
+    @model_validator(mode="after")
+    def _region_answers(self) -> "Settings":
+        model = find_model(self.text_model_id)
+        if self.text_model_id == model.id and self.region not in model.regions:
+            raise ValueError(
+                f"region is {self.region}, but api.text_model {model.id} can be invoked only in "
+                f"{', '.join(model.regions)}"
             )
         return self
 

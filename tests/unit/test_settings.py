@@ -71,6 +71,26 @@ def test_a_variable_overrides_the_file(tmp_path: Path, monkeypatch: pytest.Monke
             "[knowledge.opensearch]\nendpoint = 'https://vpc-a-b.us-east-1.es.amazonaws.com'",
             ["knowledge.opensearch.endpoint", "inside a VPC"],
         ),
+        ("[api]\ntext_model = 'nova'", ["api.text_model", "nova", "amazon.nova-micro"]),
+        ("[api]\ntext_model = 'cohere.embed-english-v3'", ["api.text_model", "not a text model"]),
+        (
+            "[api]\ntext_model = 'amazon.nova-premier-v1:0'",
+            ["api.text_model", "end of life", "amazon.nova-pro-v1:0"],
+        ),
+        (
+            "[api]\ntext_model = 'mistral.mistral-large-2407-v1:0'",
+            ["region is us-east-1", "mistral.mistral-large-2407-v1:0", "us-west-2"],
+        ),
+        ("[api]\nimage_model = 'core'", ["api.image_model", "stability.stable-image-core-v1:1"]),
+        (
+            "[api]\nimage_model = 'amazon.nova-canvas-v1:0'",
+            ["api.image_model", "end of life", "stability.stable-image-core-v1:1"],
+        ),
+        ("[api]\nimage_region = 'us-east-1'", ["api", "image_region is us-east-1", "us-west-2"]),
+        ("[api]\nauthorization = 'none'", ["api.authorization", "iam", "api-key"]),
+        ("[api]\npersonas_uri = 's3://lore/personas'", ["api.personas_uri", "s3://lore/personas"]),
+        ("[api]\nguardrail = 'gr1abc'", ["api.guardrail", "gr1abc"]),
+        ("[api]\nrate_limit = 0", ["api.rate_limit", "equal to 1"]),
         ("[local]\nopensearch = 'localhost:9200'", ["local.opensearch", "localhost:9200"]),
         ("[tuning]\nserving = 'provisioned'", ["gain.rouge_l", "validation.last_perplexity"]),
     ],
@@ -94,6 +114,22 @@ def test_knowledge_is_embedded_only_where_its_model_is(tmp_path: Path) -> None:
         SettingsError, match=r"region is us-west-2, .*cohere\.embed-v4:0.*us-east-1"
     ):
         Settings.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text_model", "base_model", "invoked"),
+    [
+        ("", "amazon.nova-lite-v1:0:300k", "amazon.nova-lite-v1:0"),
+        ("", "amazon.nova-2-lite-v1:0:256k", "us.amazon.nova-2-lite-v1:0"),
+        ("amazon.nova-pro-v1:0", "amazon.nova-micro-v1:0:128k", "amazon.nova-pro-v1:0"),
+        ("us.amazon.nova-pro-v1:0", "amazon.nova-micro-v1:0:128k", "us.amazon.nova-pro-v1:0"),
+    ],
+)
+def test_the_apis_invoke_the_base_model_unless_another_is_set(
+    text_model: str, base_model: str, invoked: str
+) -> None:
+    settings = Settings(api={"text_model": text_model}, tuning={"base_model": base_model})
+    assert settings.text_model_id == invoked
 
 
 def test_an_overlap_of_half_a_chunk_is_allowed() -> None:
