@@ -129,10 +129,10 @@ class Tuning:
         )
         return value
 
-    def queued(self, name: str) -> list[str]:
-        """Bodies in the queue whose name holds this; they are taken from it."""
+    def queued(self, name: str, stack: str = "tuning") -> list[str]:
+        """Bodies in a stack's queue of this name; they are taken from it."""
         sqs = self.client("sqs")
-        (url,) = [url for url in sqs.list_queues()["QueueUrls"] if name in url]
+        (url,) = [url for url in sqs.list_queues()["QueueUrls"] if f"-{stack}-{name}" in url]
         answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)
         return [message["Body"] for message in answer.get("Messages", [])]
 

@@ -179,7 +179,9 @@ def test_a_poisonous_document_is_reported_and_the_others_are_indexed(library: Li
     assert "broken.pdf" in jobs[-1].reason
     (failure,) = library.report(jobs[-1])["failures"]
     assert failure["document"] == library.source("broken.pdf")
-    told = until(lambda: library.stack.queued("FailedHydrations"), "the failure's event")
+    told = until(
+        lambda: library.stack.queued("FailedHydrations", "knowledge"), "the failure's event"
+    )
     assert json.loads(told[0])["detail"]["ProcessingJobStatus"] == "Failed"
 
     jobs = library.after(lambda: library.delete("broken.pdf"))
