@@ -40,10 +40,17 @@ class Passage:
     score: float
     position: int
     attributes: Mapping[str, Attribute]
+    similarity: float = 0.0
+    """Of its vector and the question's, (1 + cosine) / 2, which compares between searches. Of a
+    passage that only its words found, an upper bound: that of the least similar that was near."""
 
 
 class VectorIndexError(Exception):
     """The index cannot do what was asked."""
+
+
+class IndexNotFoundError(VectorIndexError):
+    """There is no such index yet."""
 
 
 class IndexMismatchError(VectorIndexError):

@@ -20,6 +20,7 @@ from vectors.index import (
     Chunk,
     Filter,
     IndexMismatchError,
+    IndexNotFoundError,
     IndexWriteError,
     Passage,
     VectorIndexError,
@@ -102,11 +103,12 @@ class LanceIndex:
         table = self._table()
         size = depth(top_k) if text else top_k
         by_vector: Any = table.search(list(vector), vector_column_name="vector")
-        nearest = self._ranking(by_vector.distance_type("cosine"), filter, size, "_distance")
+        rows = self._ranking(by_vector.distance_type("cosine"), filter, size, "_distance")
+        nearest = [(row, 1 - row["_distance"] / 2) for row in rows]
         if not text:
-            return [passage(row, 1 - row["_distance"] / 2) for row in nearest]
+            return [passage(row, similarity, similarity) for row, similarity in nearest]
         by_words = table.search(text, query_type="fts", fts_columns="words")
-        return fused_passages([nearest, self._ranking(by_words, filter, size, "_score")], top_k)
+        return fused_passages(nearest, self._ranking(by_words, filter, size, "_score"), top_k)
 
     def sources(self) -> set[str]:
         return self._values("source")
@@ -122,7 +124,7 @@ class LanceIndex:
         if self._opened is None:
             self._opened = self._found()
         if self._opened is None:
-            raise VectorIndexError(
+            raise IndexNotFoundError(
                 f"There is no index {self._name} in {self._folder} yet; hydrating documents "
                 "creates it."
             )

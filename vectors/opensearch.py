@@ -18,6 +18,7 @@ from vectors.index import (
     Chunk,
     Filter,
     IndexMismatchError,
+    IndexNotFoundError,
     IndexWriteError,
     Passage,
     VectorIndexError,
@@ -48,15 +49,15 @@ _SEARCH_WIDTH = 400
 without any structure, the hardest case, 100 finds 87 % of the ten nearest and 400 finds 98 %."""
 
 
-def connect(location: str) -> OpenSearch:
+def connect(location: str, timeout_seconds: float = 60, retries: int = 3) -> OpenSearch:
     """A client for the endpoint; requests to Amazon OpenSearch Service are signed (SigV4) with the
     credentials of the process."""
     region = aws_region(location)
     return OpenSearch(
         hosts=[location],
         http_auth=_signer(region) if region else None,
-        timeout=60,
-        max_retries=3,
+        timeout=timeout_seconds,
+        max_retries=retries,
         retry_on_timeout=True,
         pool_maxsize=16,
     )
@@ -158,12 +159,11 @@ class OpenSearchIndex:
         if text:
             matching = {"match": {"words": {"query": text}}}
             queries.append({"bool": {"must": matching, "filter": allowed}})
-        rankings = self._rankings(queries, size)
-        if text:
-            return fused_passages(
-                [[hit["_source"] for hit in ranking] for ranking in rankings], top_k
-            )
-        return [passage(hit["_source"], hit["_score"]) for hit in rankings[0]]
+        hits, *others = self._rankings(queries, size)
+        near = [(hit["_source"], hit["_score"]) for hit in hits]
+        if not others:
+            return [passage(record, similarity, similarity) for record, similarity in near]
+        return fused_passages(near, [hit["_source"] for hit in others[0]], top_k)
 
     def sources(self) -> set[str]:
         return self._values("source", {"match_all": {}})
@@ -325,6 +325,8 @@ class OpenSearchIndex:
             lines.append({"query": query, "size": size, "_source": {"excludes": ["vector"]}})
         rankings = []
         for answer in self._client.msearch(body=lines)["responses"]:
+            if answer.get("status") == 404:
+                raise self._missing()
             if "error" in answer:
                 raise VectorIndexError(
                     f"The index {self._name} could not be searched: {_reason(answer)}"
@@ -332,14 +334,17 @@ class OpenSearchIndex:
             rankings.append(answer["hits"]["hits"])
         return rankings
 
+    def _missing(self) -> IndexNotFoundError:
+        return IndexNotFoundError(
+            f"There is no index {self._name} yet; hydrating documents creates it."
+        )
+
     @contextmanager
     def _must_exist(self) -> Iterator[None]:
         try:
             yield
         except NotFoundError as error:
-            raise VectorIndexError(
-                f"There is no index {self._name} yet; hydrating documents creates it."
-            ) from error
+            raise self._missing() from error
 
 
 def _reason(item: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ def record(chunk: Chunk) -> dict[str, Any]:
     }
 
 
-def passage(record: Mapping[str, Any], score: float) -> Passage:
+def passage(record: Mapping[str, Any], score: float, similarity: float) -> Passage:
     """The passage of a stored record."""
     return Passage(
         id=record["id"],
@@ -45,14 +45,23 @@ def passage(record: Mapping[str, Any], score: float) -> Passage:
         score=score,
         position=record["position"],
         attributes=json.loads(record["attributes"]),
+        similarity=similarity,
     )
 
 
-def fused_passages(rankings: Sequence[Sequence[Mapping[str, Any]]], top_k: int) -> list[Passage]:
-    """The best passages of several rankings of records."""
-    records = {record["id"]: record for ranking in rankings for record in ranking}
-    scores = fuse([[record["id"] for record in ranking] for ranking in rankings])
-    return [passage(records[id], score) for id, score in scores[:top_k]]
+def fused_passages(
+    nearest: Sequence[tuple[Mapping[str, Any], float]],
+    by_words: Sequence[Mapping[str, Any]],
+    top_k: int,
+) -> list[Passage]:
+    """The best of two rankings of records: the nearest, with their similarities, and by words."""
+    records = {record["id"]: record for record in [*by_words, *(near for near, _ in nearest)]}
+    similarities = {record["id"]: similarity for record, similarity in nearest}
+    bound = min(similarities.values(), default=0.0)
+    scores = fuse([list(similarities), [record["id"] for record in by_words]])
+    return [
+        passage(records[id], score, similarities.get(id, bound)) for id, score in scores[:top_k]
+    ]
 
 
 def conditions(filter: Filter | None) -> list[list[str]]:

@@ -104,7 +104,7 @@ def ids(index: VectorIndex, *arguments: Any, top_k: int = 10, **options: Any) ->
 def test_a_passage_gives_back_what_was_indexed(index: VectorIndex) -> None:
     index.upsert([ember])
     [passage] = index.search(ember.vector, None, top_k=3)
-    assert replace(passage, score=0.0) == type(passage)(
+    assert replace(passage, score=0.0, similarity=0.0) == type(passage)(
         ember.id, ember.text, ember.source, ember.title, ember.heading, 0.0, 0, ember.attributes
     )
     assert passage.score == pytest.approx(1)
@@ -115,6 +115,28 @@ def test_vector_search_is_by_cosine(index: VectorIndex) -> None:
     found = index.search([2.0, 0.0, 0.0, 0.0], None, top_k=2)
     assert [passage.id for passage in found] == ["e0", "e1"]
     assert found[1].score == pytest.approx((1 + 0.8) / 2, abs=1e-4)
+
+
+def test_similarity_is_of_the_vectors_in_any_search(index: VectorIndex) -> None:
+    index.upsert([bread, ember, replace(moat, vector=[80.0, 60.0, 0.0, 0.0])])
+    for text in (None, "gate ember bread"):
+        found = index.search([2.0, 0.0, 0.0, 0.0], text, top_k=10)
+        similarities = {passage.id: passage.similarity for passage in found}
+        expected = {"e0": 1.0, "e1": (1 + 0.8) / 2, "b0": 0.5}
+        assert similarities == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_only_words_found_is_at_most_as_similar_as_what_was_near(
+    index: VectorIndex,
+) -> None:
+    others = [
+        replace(moat, id=f"o{n}", text="Nothing here.", vector=[1.0, 1.0, 0.0, n / 1000])
+        for n in range(60)
+    ]
+    index.upsert([*others, bread])
+    found = index.search([1.0, 0.0, 0.0, 0.0], "a loaf baked", top_k=10)
+    similarities = {passage.id: passage.similarity for passage in found}
+    assert similarities["b0"] == min(similarities.values()) > 0.8
 
 
 def test_hybrid_search_finds_what_the_vector_alone_ranks_last(index: VectorIndex) -> None:

@@ -1,0 +1,225 @@
+"""Asking a model on Bedrock, and telling what went wrong in the words of HTTP.
+
+Nothing here waits longer than API Gateway does (29 seconds), and nothing is retried for long: who
+asked knows better whether an answer is still wanted.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    ReadTimeoutError,
+)
+
+from bedrock.conversations import Message
+from bedrock.models import (
+    FoundationModel,
+    UnknownModelError,
+    UnusableModelError,
+    find_model,
+    require_usable,
+    resolve_model,
+)
+from bedrock.passages import Passage
+from bedrock.text import BodyError, Limits, parse_answer, request_body
+from lambdas.api_models import ModelName, TextRequest, TextResponse, Usage
+from lambdas.api_settings import RETRY_AFTER_SECONDS, ApiSettings, Guardrail
+from lambdas.http import ApiError, invalid, logger
+from lambdas.personas import Personas
+
+NOT_PROMOTED = "No tuned model has been approved yet: the base model answered."
+
+# https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_InvokeModel.html
+_THROTTLED = {"ThrottlingException", "ServiceQuotaExceededException"}
+_NO_CAPACITY = {"ModelNotReadyException", "ServiceUnavailableException"}
+_REMEDIES = {
+    "AccessDeniedException": "The function may not invoke it: an administrator must give its role "
+    "bedrock:InvokeModel on this model, and the account access to it. Trying again will not help.",
+    "ResourceNotFoundException": "It is not there, or no longer: an administrator must name another"
+    " model, or promote one. Trying again will not help.",
+    "ValidationException": "It refused the request, which may be too long or not fit the model. "
+    "Trying the same again will not help.",
+}
+
+
+def client(
+    service: Literal["bedrock-runtime", "s3"], *, read_seconds: float, region: str | None = None
+) -> Any:
+    """A boto3 client that waits so long for a response, and does not try again by itself."""
+    config = Config(connect_timeout=1, read_timeout=read_seconds, retries={"total_max_attempts": 1})
+    return boto3.client(service, region_name=region, config=config)
+
+
+def invoke(
+    bedrock: Any, model_id: str, body: Mapping[str, Any], guardrail: Guardrail | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The decoded body and the headers of InvokeModel's response.
+
+    Raises ApiError: 429 when throttled, 503 without capacity, 504 on a time-out, 502 otherwise.
+    """
+    parameters = {"modelId": model_id, "body": json.dumps(body)}
+    if guardrail is not None:
+        parameters |= {
+            "guardrailIdentifier": guardrail.id,
+            "guardrailVersion": guardrail.version,
+        }
+    try:
+        try:
+            response = bedrock.invoke_model(**parameters)
+        except ConnectionClosedError:
+            # Connections that were open when Lambda froze the function are closed when it thaws.
+            response = bedrock.invoke_model(**parameters)
+        content = json.loads(response["body"].read())
+    except ClientError as error:
+        raise _refusal(model_id, error.response["Error"]["Code"]) from error
+    except (ReadTimeoutError, ConnectTimeoutError) as error:
+        raise _timed_out(model_id) from error
+    except (BotoCoreError, ValueError) as error:
+        raise failed(model_id, type(error).__name__, "Trying again may help.") from error
+    return content, response["ResponseMetadata"]["HTTPHeaders"]
+
+
+def failed(model_id: str, kind: str, remedy: str) -> ApiError:
+    """The error of a model that failed, in a way that is none of the others."""
+    return ApiError(502, "model_failed", f"{model_id} failed ({kind}). {remedy}")
+
+
+def usable_model(model_id: str) -> FoundationModel:
+    """The foundation model of an id. Raises ApiError (502) past its end of life, or if unknown."""
+    try:
+        model = find_model(model_id)
+        require_usable(model, datetime.now(UTC).date())
+    except (UnknownModelError, UnusableModelError) as error:
+        raise ApiError(502, "model_unusable", str(error)) from error
+    return model
+
+
+def invoke_id(model_id: str, model: FoundationModel) -> str:
+    """What to invoke for a configured id: a model's own id stands for its inference profile, where
+    it has one."""
+    return model.invoke_id if model_id == model.id else model_id
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A text model that can be asked: how it is called here, what to invoke, whose bodies."""
+
+    name: ModelName
+    model_id: str
+    family: str
+
+
+class Generator:
+    """Answers requests with the deployed text models."""
+
+    def __init__(self, settings: ApiSettings, bedrock: Any, personas: Personas) -> None:
+        self._settings, self._bedrock, self._personas = settings, bedrock, personas
+
+    def choose(self, wanted: ModelName) -> TextModel:
+        """The model that answers; the base model too if none was promoted.
+
+        Raises ApiError (502) for a base model past its end of life. A custom model may outlive it.
+        """
+        base, served = self._settings.BASE_MODEL, self._settings.MODEL
+        if wanted == "tuned" and served.model_id is not None:
+            try:
+                model = resolve_model(served.model_id, served.base_model)
+            except UnknownModelError as error:
+                raise ApiError(502, "model_unusable", str(error)) from error
+            return TextModel("tuned", served.model_id, model.family)
+        model = usable_model(base)
+        return TextModel("base", invoke_id(base, model), model.family)
+
+    def system(self, request: TextRequest) -> str | None:
+        """The system prompt of the persona that is asked. Raises ApiError if there is none."""
+        return self._personas.find(request.persona).system if request.persona else None
+
+    def answer(
+        self,
+        model: TextModel,
+        system: str | None,
+        request: TextRequest,
+        request_id: str,
+        context: Sequence[Passage] = (),
+    ) -> TextResponse:
+        """The model's answer, with passages as data beside the question. Raises ApiError."""
+        turns = [Message(turn.role, turn.text) for turn in request.history]
+        turns.append(Message("user", request.question))
+        limits = Limits(request.max_tokens, request.temperature)
+        try:
+            body = request_body(model.family, system, turns, limits, context)
+        except BodyError as error:
+            # Of what a request may hold, only the temperature is not for every family.
+            raise invalid({"temperature": str(error)}) from error
+        content, headers = invoke(self._bedrock, model.model_id, body, self._settings.GUARDRAIL)
+        try:
+            answer = parse_answer(model.family, content, headers)
+        except BodyError as error:
+            raise failed(model.model_id, "unreadable response", "Trying again may help.") from error
+        usage = Usage(input_tokens=answer.input_tokens, output_tokens=answer.output_tokens)
+        return self.respond(model, request, request_id, answer.text, answer.stop_reason, usage)
+
+    def respond(
+        self,
+        model: TextModel,
+        request: TextRequest,
+        request_id: str,
+        text: str,
+        stop_reason: str,
+        usage: Usage,
+    ) -> TextResponse:
+        """The response with a text, which is logged; without the texts, unless they are wanted."""
+        texts = {"question": request.question, "response": text}
+        logger.info(
+            "answered",
+            model_id=model.model_id,
+            stop_reason=stop_reason,
+            extra=usage.model_dump() | (texts if self._settings.LOG_PROMPTS else {}),
+        )
+        note = {"note": NOT_PROMOTED} if model.name != request.model else {}
+        return TextResponse(
+            response=text,
+            model=model.name,
+            model_id=model.model_id,
+            stop_reason=stop_reason,
+            usage=usage,
+            request_id=request_id,
+            **note,
+        )
+
+
+def _refusal(model_id: str, code: str) -> ApiError:
+    if code in _THROTTLED:
+        return ApiError(
+            429,
+            "throttled",
+            f"Too many requests to {model_id}. Try again in some seconds.",
+            retry_after=RETRY_AFTER_SECONDS,
+        )
+    if code in _NO_CAPACITY:
+        return ApiError(
+            503,
+            "no_capacity",
+            f"{model_id} has no capacity now ({code}). Try again in some seconds.",
+            retry_after=RETRY_AFTER_SECONDS,
+        )
+    if code == "ModelTimeoutException":
+        return _timed_out(model_id)
+    return failed(model_id, code, _REMEDIES.get(code, "Trying again may help."))
+
+
+def _timed_out(model_id: str) -> ApiError:
+    return ApiError(
+        504,
+        "model_timed_out",
+        f"{model_id} did not answer in time. Ask for fewer tokens, or try again.",
+    )
