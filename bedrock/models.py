@@ -149,7 +149,7 @@ def require_usable(model: FoundationModel, today: date) -> None:
     if model.end_of_life is not None and model.end_of_life <= today:
         instead = f" Use {model.replaced_by} instead." if model.replaced_by else ""
         raise UnusableModelError(
-            f"{model.name} ({model.id}) is past its end of life, {model.end_of_life}.{instead}"
+            f"{model.name} ({model.id}) reached its end of life by {model.end_of_life}.{instead}"
         )
 
 

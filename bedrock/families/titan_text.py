@@ -25,7 +25,7 @@ from bedrock.bodies import (
 )
 from bedrock.conversations import Message
 
-_LABEL = re.compile(r"\b(User|Bot):", re.IGNORECASE)
+_LABEL = re.compile(r"(User|Bot):", re.IGNORECASE)
 _TURN_START = re.compile(r"(?:^|\n)(User|Bot):")
 _STOP_REASONS = StopReasons(end_turn="FINISH", max_tokens="LENGTH")
 
