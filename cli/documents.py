@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.errors import CommandError
-from cli.knowledge import Knowledge, deployed_knowledge, wait_until_ended
+from cli.knowledge import deployed_knowledge, wait_until_ended
 from cli.synth import load_settings
-from processing.hydration_report import HydrationReport
+from processing.hydration_report import Failure, HydrationReport
 
 LOOK_SECONDS = 2.0
 FAILURES_SHOWN = 20
@@ -46,10 +46,14 @@ def sync(settings: Path | None, timeout_minutes: float, console: Console) -> Non
     if reports:
         console.print(summary(reports))
     if job.status != "Completed":
+        failures = [failure for report in reports for failure in report.failures]
+        bucket = knowledge.outputs["HydrationBucketName"]
         raise CommandError(
-            f"{job.name} {job.status.lower()}: {job.reason}", _where_to_read(knowledge, job.name)
+            _failed(failures) if failures else f"{job.name} {job.status.lower()}: {job.reason}",
+            f"The reports of {job.name} are in s3://{bucket}/reports/{job.name}/",
         )
-    console.print(f"[green]✓[/] The index is true to s3://{knowledge.documents_bucket}/")
+    true = f"[green]✓[/] The index is true to s3://{knowledge.documents_bucket}/"
+    console.print(true, soft_wrap=True)
 
 
 def summary(reports: Sequence[HydrationReport]) -> Table:
@@ -70,10 +74,9 @@ def summary(reports: Sequence[HydrationReport]) -> Table:
     return table
 
 
-def _where_to_read(knowledge: Knowledge, job: str) -> str:
-    bucket = knowledge.outputs["HydrationBucketName"]
-    failures = [failure for report in knowledge.reports(job) for failure in report.failures]
-    lines = [f"{failure.document}: {failure.reason}" for failure in failures[:FAILURES_SHOWN]]
+def _failed(failures: Sequence[Failure]) -> str:
+    lines = [f"  {failure.document}: {failure.reason}" for failure in failures[:FAILURES_SHOWN]]
     if len(failures) > FAILURES_SHOWN:
-        lines.append(f"… and {len(failures) - FAILURES_SHOWN} more")
-    return "\n".join([*lines, f"Its report is in s3://{bucket}/reports/{job}/"])
+        lines.append(f"  … and {len(failures) - FAILURES_SHOWN} more")
+    what = "documents could not be hydrated. Mend or delete them; every job tries them again."
+    return "\n".join([f"{len(failures)} {what}", *lines])

@@ -1,15 +1,19 @@
 """The knowledge loop as deployed: what lies in the bucket is what a question finds."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from stack import Tuning, small, until
+from typer.testing import CliRunner
 
 from cli.knowledge import Job, Knowledge
+from cli.main import app
 from vectors.index import Chunk
 
 SETTINGS = small()
@@ -207,3 +211,25 @@ def test_a_reconciliation_repairs_the_index_either_way(library: Library) -> None
     counts = library.report(job)["documents"]
     assert (counts["added"], counts["removed"], counts["failed"]) == (1, 1, 0)
     assert library.report(job)["embedding_calls"] == 1
+
+
+def test_the_command_shows_what_became_of_each(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in library.stack.cloud.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    library.after(lambda: library.put("broken.docx", b"no document"))
+
+    answer = CliRunner().invoke(app, ["documents", "sync"])
+    assert answer.exit_code == 1
+    counts = re.search(r"documents +0 +0 +(\d+) +0 +1", answer.output)
+    assert counts is not None, answer.output
+    assert int(counts[1]) == len(library.indexed())
+    assert "1 documents could not be hydrated" in answer.output
+    assert f"{library.source('broken.docx')}: " in answer.output
+
+    library.after(lambda: library.delete("broken.docx"))
+    answer = CliRunner().invoke(app, ["documents", "sync"])
+    assert answer.exit_code == 0
+    assert f"The index is true to s3://{library.bucket}/" in answer.output
