@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,6 +11,7 @@ import aws_cdk as cdk
 
 from infrastructure import ROOT
 from infrastructure.assets import AssetError, make_assets
+from infrastructure.inference_stack import InferenceStack
 from infrastructure.knowledge_stack import KnowledgeStack
 from infrastructure.tuning_stack import TuningStack
 from workflows.settings import Settings, SettingsError
@@ -27,7 +29,7 @@ def code_version() -> str:
     if git.returncode == 0 and git.stdout.strip():
         return git.stdout.strip()
     try:
-        return version("quench")
+        return installed_version("quench")
     except PackageNotFoundError:
         return "unknown"
 
@@ -42,16 +44,17 @@ def synthesize(
     app = cdk.App(outdir=str(outdir), analytics_reporting=False)
     with TemporaryDirectory(prefix="quench-") as staging:
         assets = make_assets(cache.resolve(), Path(staging))
-        TuningStack(
+        version = code or code_version()
+        tuning = TuningStack(
             app,
             "QuenchTuning",
             settings=settings,
             assets=assets,
-            code_version=code or code_version(),
+            code_version=version,
             stack_name=f"{settings.name}-tuning",
             description="Quench: continuous fine-tuning on Amazon Bedrock",
         )
-        KnowledgeStack(
+        knowledge = KnowledgeStack(
             app,
             "QuenchKnowledge",
             settings=settings,
@@ -59,6 +62,17 @@ def synthesize(
             stack_name=f"{settings.name}-knowledge",
             description="Quench: documents as searchable knowledge",
         )
+        inference = InferenceStack(
+            app,
+            "QuenchInference",
+            settings=settings,
+            assets=assets,
+            code_version=version,
+            stack_name=f"{settings.name}-inference",
+            description="Quench: answers of the base model, the tuned model and the knowledge",
+        )
+        for before in (tuning, knowledge):  # whose parameters it reads
+            inference.add_stack_dependency(before)
         return Path(app.synth().directory)
 
 

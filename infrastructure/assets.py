@@ -38,7 +38,7 @@ def make_assets(cache: Path, staging: Path) -> Assets:
     Raises AssetError.
     """
     return Assets(
-        functions=_stage_rooms(("lambdas", "bedrock"), staging / "functions"),
+        functions=_stage_rooms(("lambdas", "bedrock", "vectors"), staging / "functions"),
         layer=function_layer(cache),
         processing_image=_stage_rooms(
             ("bedrock", "vectors", "evaluation", "processing"),

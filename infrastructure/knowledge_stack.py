@@ -1,8 +1,5 @@
 """The knowledge stack: what documents need to become searchable, from their bucket to the index."""
 
-import re
-from urllib.parse import urlsplit
-
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
@@ -13,6 +10,7 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_opensearchservice as opensearch
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
+from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from bedrock.models import find_model
@@ -27,10 +25,6 @@ CHANGES_VISIBILITY_SECONDS = 180
 CHANGES_RECEIVES = 1000  # the most there is: at 180 seconds, longer than any job may run
 REPORTS_KEPT = Duration.days(90)
 INDEX_ACTIONS = ("ESHttpDelete", "ESHttpGet", "ESHttpHead", "ESHttpPost", "ESHttpPut")
-DOMAIN_ENDPOINT = re.compile(
-    r"search-(?P<domain>[a-z][a-z0-9-]+)-[a-z0-9]+"
-    r"(\.(?P<region>[a-z0-9-]+)\.es\.amazonaws\.com(\.cn)?|\.aos\.(?P<aos_region>[a-z0-9-]+)\.on\.aws)"
-)
 
 
 class KnowledgeStack(QuenchStack):
@@ -79,9 +73,23 @@ class KnowledgeStack(QuenchStack):
         )
         self.job_role = self._job_role()
         self.index_location = knowledge.opensearch.endpoint or self._domain_location()
+        ssm.StringParameter(
+            self,
+            "IndexParameter",
+            parameter_name=self.index_parameter,
+            string_value=self.to_json_string(
+                {
+                    "location": self.index_location,
+                    "name": knowledge.index,
+                    "embedding_model": knowledge.embedding_model,
+                    "dimensions": knowledge.dimensions,
+                }
+            ),
+            description="Where the knowledge is, and how it is embedded; the APIs search it",
+        )
         self.start_hydration = self._start_hydration()
         self._alarms(
-            [self.dead_letters],
+            [self.failed_events, self.dead_letters],
             {
                 # What came, not what is there: the next job makes good, and nobody empties it.
                 "FailedHydrations": self._keep_failed_jobs().metric_number_of_messages_sent(
@@ -128,7 +136,7 @@ class KnowledgeStack(QuenchStack):
             role,
             "bedrock",
             ("InvokeModel",),
-            self._invocation_arns(find_model(self.settings.knowledge.embedding_model)),
+            self._invocation_arns(find_model(self.settings.knowledge.embedding_model).invoke_id),
         )
         if domain := self._domain_arn():
             self._allow(role, "es", INDEX_ACTIONS, [f"{domain}/*"])
@@ -138,23 +146,8 @@ class KnowledgeStack(QuenchStack):
 
     # The index
 
-    @property
-    def domain_name(self) -> str:
-        return f"{self.prefix}-search"
-
-    def _domain_arn(self) -> str | None:
-        """Of the domain that the job's requests are signed for; others than AWS's sign nothing."""
-        endpoint = self.settings.knowledge.opensearch.endpoint
-        if not endpoint:
-            return self._arn("es", f"domain/{self.domain_name}")
-        known = DOMAIN_ENDPOINT.fullmatch(urlsplit(endpoint).hostname or "")
-        if known is None:
-            return None
-        region = known["region"] or known["aos_region"]
-        return f"arn:{self.partition}:es:{region}:{self.account}:domain/{known['domain']}"
-
     def _domain_location(self) -> str:
-        """The URL of a domain of our own, which only the job's role can do anything with."""
+        """The URL of a domain of our own, closed to all but the account's roles that may use it."""
         size = self.settings.knowledge.opensearch
         zones = min(size.instance_count, 3)
         error_log = self._domain_error_log()
@@ -196,7 +189,9 @@ class KnowledgeStack(QuenchStack):
             access_policies=iam.PolicyDocument(
                 statements=[
                     iam.PolicyStatement(
-                        principals=[iam.ArnPrincipal(self.job_role.role_arn)],
+                        # Whoever has a policy of his own for it: the roles of the APIs are made
+                        # later, and a principal that is not there yet would be refused.
+                        principals=[iam.AccountRootPrincipal()],
                         actions=[f"es:{action}" for action in INDEX_ACTIONS],
                         resources=[f"{self._domain_arn()}/*"],
                     )
@@ -247,7 +242,7 @@ class KnowledgeStack(QuenchStack):
                 "RoleArn": self.job_role.role_arn,
             },
         )
-        function = self._function(
+        function = self._event_function(
             "start_hydration",
             "Changed documents, or a request for all of them, start a hydration job",
             {

@@ -1,8 +1,11 @@
 """What the stacks have in common: how a bucket, a queue, a function, an alarm is made here."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 from aws_cdk import CfnOutput, Duration, Environment, Fn, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -18,18 +21,27 @@ from aws_cdk import aws_sns_subscriptions as subscriptions
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from bedrock.models import FoundationModel, find_model
+from bedrock.models import find_model
 from infrastructure.assets import Assets
 from workflows.placeholders import placeholders
 from workflows.settings import Settings
 
 ALARM_PERIOD = Duration.minutes(5)
 FUNCTION_TIMEOUT_SECONDS = 60
+INDEX_READERS = ("rag_api", "status_api")
+"""Functions that search: their roles have names of their own, which the domain is told of."""
+OLD_VERSIONS = s3.LifecycleRule(
+    noncurrent_version_expiration=Duration.days(365),
+    abort_incomplete_multipart_upload_after=Duration.days(7),
+)
+DOMAIN_ENDPOINT = re.compile(
+    r"search-(?P<domain>[a-z][a-z0-9-]+)-[a-z0-9]+"
+    r"(\.(?P<region>[a-z0-9-]+)\.es\.amazonaws\.com(\.cn)?|\.aos\.(?P<aos_region>[a-z0-9-]+)\.on\.aws)"
+)
 
 
 class QuenchStack(Stack):
-    """A stack with the functions' code and layer, the processing image, and a queue of events that
-    could not be delivered or handled."""
+    """A stack with the functions' code and layer."""
 
     def __init__(
         self,
@@ -51,7 +63,7 @@ class QuenchStack(Stack):
         )
         self.settings = settings
         self.prefix = settings.name
-        self.failed_events = self._queue("FailedEvents", Duration.seconds(30))
+        self.assets = assets
         self.code = lambda_.Code.from_asset(str(assets.functions))
         self.layer = lambda_.LayerVersion(
             self,
@@ -61,14 +73,23 @@ class QuenchStack(Stack):
             compatible_architectures=[lambda_.Architecture.X86_64],
             description="What lambdas/requirements.txt names",
         )
-        self.image = ecr_assets.DockerImageAsset(
-            self,
-            "ProcessingImage",
-            directory=str(assets.processing_image),
-            platform=ecr_assets.Platform.LINUX_AMD64,
-        )
 
     # Resources
+
+    @cached_property
+    def failed_events(self) -> sqs.Queue:
+        """Of events that could not be delivered or handled."""
+        return self._queue("FailedEvents", Duration.seconds(30))
+
+    @cached_property
+    def image(self) -> ecr_assets.DockerImageAsset:
+        """Of the processing jobs."""
+        return ecr_assets.DockerImageAsset(
+            self,
+            "ProcessingImage",
+            directory=str(self.assets.processing_image),
+            platform=ecr_assets.Platform.LINUX_AMD64,
+        )
 
     def _bucket(
         self, name: str, lifecycle_rules: list[s3.LifecycleRule], *, versioned: bool = False
@@ -87,11 +108,7 @@ class QuenchStack(Stack):
 
     def _source_bucket(self, name: str) -> s3.Bucket:
         """What people upload to: old versions are kept for a year, each change is an event."""
-        rule = s3.LifecycleRule(
-            noncurrent_version_expiration=Duration.days(365),
-            abort_incomplete_multipart_upload_after=Duration.days(7),
-        )
-        bucket = self._bucket(name, [rule], versioned=True)
+        bucket = self._bucket(name, [OLD_VERSIONS], versioned=True)
         # The CDK's own switch deploys a custom resource; CloudFormation has a plain property.
         resource = bucket.node.default_child
         assert isinstance(resource, s3.CfnBucket)  # noqa: S101
@@ -119,14 +136,32 @@ class QuenchStack(Stack):
             else None,
         )
 
-    def _function(
+    def _event_function(
         self, name: str, description: str, environment: dict[str, str]
     ) -> lambda_.Function:
         """`lambdas/<name>.py` as a function; an event it fails on ends in a queue, never lost."""
-        function_name = f"{self.prefix}-{name.replace('_', '-')}"
+        function = self._function(name, description, environment)
+        function.configure_async_invoke(
+            retry_attempts=2, on_failure=destinations.SqsDestination(self.failed_events)
+        )
+        return function
+
+    def _function(
+        self,
+        name: str,
+        description: str,
+        environment: dict[str, str],
+        *,
+        memory_mb: int = 256,
+        timeout_seconds: int = FUNCTION_TIMEOUT_SECONDS,
+        role_name: str | None = None,
+    ) -> lambda_.Function:
+        """`lambdas/<name>.py` as a function, with a role and a log group of its own."""
+        function_name = self._function_name(name)
         role = iam.Role(
             self,
             f"{_camel(name)}Role",
+            role_name=role_name,
             assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
         )
         log_group = logs.LogGroup(
@@ -149,17 +184,22 @@ class QuenchStack(Stack):
             layers=[self.layer],
             role=role,
             log_group=log_group,
-            memory_size=256,
-            timeout=Duration.seconds(FUNCTION_TIMEOUT_SECONDS),
+            memory_size=memory_mb,
+            timeout=Duration.seconds(timeout_seconds),
             environment={"POWERTOOLS_SERVICE_NAME": name, **environment},
-            retry_attempts=2,
-            on_failure=destinations.SqsDestination(self.failed_events),
         )
 
+    def _function_name(self, name: str) -> str:
+        return f"{self.prefix}-{name.replace('_', '-')}"
+
     def _alarms(
-        self, dead_letters: Iterable[sqs.Queue], metrics: Mapping[str, cloudwatch.IMetric]
+        self,
+        dead_letters: Iterable[sqs.Queue],
+        metrics: Mapping[str, cloudwatch.IMetric],
+        threshold: float = 1,
     ) -> None:
-        """Alarms on every message that nobody could handle, and on metrics that should stay 0."""
+        """Alarms on every message that nobody could handle, and on metrics that should stay below
+        a threshold."""
         topic = sns.Topic(self, "Alarms", enforce_ssl=True)
         # A policy of its own replaces the default one, which lets alarms of the account publish.
         topic.add_to_resource_policy(
@@ -179,14 +219,14 @@ class QuenchStack(Stack):
             queue.node.id: queue.metric_approximate_number_of_messages_visible(
                 period=ALARM_PERIOD, statistic="Maximum"
             )
-            for queue in (self.failed_events, *dead_letters)
+            for queue in dead_letters
         }
         for name, metric in {**watched, **metrics}.items():
             cloudwatch.Alarm(
                 self,
                 f"{name}Alarm",
                 metric=metric,
-                threshold=1,
+                threshold=threshold,
                 evaluation_periods=1,
                 comparison_operator=(
                     cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
@@ -197,6 +237,27 @@ class QuenchStack(Stack):
     def _outputs(self, values: Mapping[str, str]) -> None:
         for name, value in values.items():
             CfnOutput(self, name, value=value)
+
+    # The search domain and its index
+
+    @property
+    def index_parameter(self) -> str:
+        return f"/{self.prefix}/index"
+
+    @property
+    def domain_name(self) -> str:
+        return f"{self.prefix}-search"
+
+    def _domain_arn(self) -> str | None:
+        """Of the domain that requests are signed for; those to others than AWS's are not signed."""
+        endpoint = self.settings.knowledge.opensearch.endpoint
+        if not endpoint:
+            return self._arn("es", f"domain/{self.domain_name}")
+        known = DOMAIN_ENDPOINT.fullmatch(urlsplit(endpoint).hostname or "")
+        if known is None:
+            return None
+        region = known["region"] or known["aos_region"]
+        return f"arn:{self.partition}:es:{region}:{self.account}:domain/{known['domain']}"
 
     # Definitions
 
@@ -248,16 +309,25 @@ class QuenchStack(Stack):
     def _arn(self, service: str, resource: str) -> str:
         return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
 
-    def _invocation_arns(self, model: FoundationModel) -> list[str]:
-        """A model, and where it is invoked by one, its inference profile."""
-        plain_id = find_model(model.invoke_id).id
-        arns = [self._foundation_model_arn(plain_id)]
-        if model.invoke_id != plain_id:
-            arns.append(self._arn("bedrock", f"inference-profile/{model.invoke_id}"))
-        return arns
+    def _invocation_arns(self, model_id: str, region: str | None = None) -> list[str]:
+        """A model by the id that is invoked; behind an inference profile, in whichever region."""
+        plain_id = find_model(model_id).id
+        if model_id == plain_id:
+            return [self._foundation_model_arn(plain_id, region or self.region)]
+        return [
+            self._foundation_model_arn(plain_id, "*"),
+            self._arn("bedrock", f"inference-profile/{model_id}"),
+        ]
 
-    def _foundation_model_arn(self, model_id: str) -> str:
-        return f"arn:{self.partition}:bedrock:*::foundation-model/{model_id}"
+    def _tuned_model_arns(self) -> list[str]:
+        """Of whatever can serve a tuned model; which one that is, an approval decides."""
+        return [
+            self._arn("bedrock", f"{kind}/*")
+            for kind in ("custom-model-deployment", "provisioned-model")
+        ]
+
+    def _foundation_model_arn(self, model_id: str, region: str) -> str:
+        return f"arn:{self.partition}:bedrock:{region}::foundation-model/{model_id}"
 
 
 def _camel(name: str) -> str:

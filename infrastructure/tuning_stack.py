@@ -98,7 +98,7 @@ class TuningStack(QuenchStack):
         if settings.tuning.schedule:
             self._schedule(settings.tuning.schedule)
         self._alarms(
-            [self.callback_dead_letters, self.approval_dead_letters],
+            [self.failed_events, self.callback_dead_letters, self.approval_dead_letters],
             {
                 "TuningJobFailed": self.state_machine.metric_failed(period=ALARM_PERIOD),
                 "TuningPipelineFailed": cloudwatch.Metric(
@@ -158,10 +158,13 @@ class TuningStack(QuenchStack):
             "bedrock",
             ("InvokeModel",),
             [
-                *(arn for model in self.base_models for arn in self._invocation_arns(model)),
-                *self._invocation_arns(embedding),
-                self._arn("bedrock", "custom-model-deployment/*"),
-                self._arn("bedrock", "provisioned-model/*"),
+                *(
+                    arn
+                    for model in self.base_models
+                    for arn in self._invocation_arns(model.invoke_id)
+                ),
+                *self._invocation_arns(embedding.invoke_id),
+                *self._tuned_model_arns(),
             ],
         )
         return role
@@ -223,7 +226,7 @@ class TuningStack(QuenchStack):
 
     def _start_tuning(self) -> lambda_.Function:
         prefix = self.settings.dataset.prefix
-        function = self._function(
+        function = self._event_function(
             "start_tuning",
             "An uploaded dataset, or the schedule, starts the tuning pipeline",
             {
@@ -256,7 +259,7 @@ class TuningStack(QuenchStack):
         return function
 
     def _tuning_callback(self) -> lambda_.Function:
-        function = self._function(
+        function = self._event_function(
             "tuning_callback",
             "The pipeline's FineTune step starts, or stops, the state machine",
             {
@@ -282,7 +285,7 @@ class TuningStack(QuenchStack):
         return function
 
     def _unanswered_callback(self) -> lambda_.Function:
-        function = self._function(
+        function = self._event_function(
             "unanswered_callback",
             "Fails the FineTune steps whose messages tuning_callback never handled",
             {},
@@ -297,7 +300,7 @@ class TuningStack(QuenchStack):
 
     def _tuning_job(self) -> lambda_.Function:
         bedrock_role = self._bedrock_role()
-        function = self._function(
+        function = self._event_function(
             "tuning_job",
             "The tasks of the state machine: start, check, deploy, report",
             {
@@ -313,7 +316,7 @@ class TuningStack(QuenchStack):
             ("CreateModelCustomizationJob", "TagResource"),
             [
                 *(
-                    self._foundation_model_arn(model_id)
+                    self._foundation_model_arn(model_id, "*")
                     for model in self.base_models
                     for model_id in (model.id, find_model(model.invoke_id).id)
                 ),
@@ -336,7 +339,7 @@ class TuningStack(QuenchStack):
 
     def _promote_model(self) -> lambda_.Function:
         release = self.settings.release
-        function = self._function(
+        function = self._event_function(
             "promote_model",
             "An approved model becomes the one in use",
             {

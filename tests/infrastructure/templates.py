@@ -8,6 +8,7 @@ from typing import Any
 import aws_cdk as cdk
 
 from infrastructure.assets import Assets
+from infrastructure.inference_stack import InferenceStack
 from infrastructure.knowledge_stack import KnowledgeStack
 from infrastructure.tuning_stack import TuningStack
 from workflows.settings import Settings
@@ -28,6 +29,13 @@ def knowledge_template(settings: Settings, assets: Assets) -> Template:
     app = cdk.App(analytics_reporting=False)
     names = {"stack_name": "test", "description": ""}
     stack = KnowledgeStack(app, "Test", settings=settings, assets=assets, **names)
+    return _template(app, stack)
+
+
+def inference_template(settings: Settings, assets: Assets) -> Template:
+    app = cdk.App(analytics_reporting=False)
+    names = {"stack_name": "test", "description": "", "code_version": "test"}
+    stack = InferenceStack(app, "Test", settings=settings, assets=assets, **names)
     return _template(app, stack)
 
 

@@ -22,7 +22,7 @@ def with_settings(assets: Assets, **knowledge: Any) -> Template:
     return knowledge_template(Settings(knowledge=knowledge), assets)
 
 
-def test_the_domain_is_encrypted_and_open_to_the_job_alone(template: Template) -> None:
+def test_the_domain_is_encrypted_and_left_to_the_policies_of_roles(template: Template) -> None:
     (domain,) = of_type(template, DOMAIN)
     assert domain["EncryptionAtRestOptions"] == {"Enabled": True}
     assert domain["NodeToNodeEncryptionOptions"] == {"Enabled": True}
@@ -34,7 +34,7 @@ def test_the_domain_is_encrypted_and_open_to_the_job_alone(template: Template) -
     assert security["MasterUserOptions"] == {"MasterUserARN": output["Value"]}
     assert (security["Enabled"], security["InternalUserDatabaseEnabled"]) == (True, False)
     (statement,) = domain["AccessPolicies"]["Statement"]
-    assert statement["Principal"] == {"AWS": output["Value"]}
+    assert statement["Principal"]["AWS"]["Fn::Join"][1][-1] == ":root"
     assert json.dumps(statement["Resource"]) in resources_of(template, "es:ESHttpPut")
 
 
@@ -91,6 +91,23 @@ def test_an_existing_endpoint_takes_the_domains_place(
         assert allowed in text
 
 
+@pytest.mark.parametrize("endpoint", ["", "https://search.example.com:9200"])
+def test_the_apis_are_told_where_to_search(assets: Assets, endpoint: str) -> None:
+    template = with_settings(assets, index="lore", opensearch={"endpoint": endpoint})
+    (parameter,) = of_type(template, "AWS::SSM::Parameter")
+    assert parameter["Name"] == "/quench/index"
+    value = parameter["Value"]
+    if not endpoint:
+        assert {"Fn::GetAtt": ["Domain", "DomainEndpoint"]} in value["Fn::Join"][1]
+        value = "".join("host" if isinstance(part, dict) else part for part in value["Fn::Join"][1])
+    assert json.loads(value) == {
+        "location": endpoint or "https://host",
+        "name": "lore",
+        "embedding_model": "amazon.titan-embed-text-v2:0",
+        "dimensions": 256,
+    }
+
+
 def test_the_function_gets_the_whole_definition_of_the_job(template: Template) -> None:
     (function,) = of_type(template, "AWS::Lambda::Function")
     variables = function["Environment"]["Variables"]
@@ -113,7 +130,10 @@ def test_the_job_invokes_its_model_only(assets: Assets) -> None:
     )
     ((_, resources),) = [s for s in statements(template) if "bedrock:InvokeModel" in s[0]]
     (arn,) = resources
-    assert arn["Fn::Join"][1][-1] == ":bedrock:*::foundation-model/cohere.embed-multilingual-v3"
+    assert (
+        arn["Fn::Join"][1][-1]
+        == ":bedrock:us-east-1::foundation-model/cohere.embed-multilingual-v3"
+    )
 
 
 @pytest.mark.parametrize("window", [1, 20, 300])

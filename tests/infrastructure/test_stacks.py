@@ -22,7 +22,12 @@ KNOWS_NO_RESOURCE = {
 }
 
 
-@pytest.fixture(params=["tuning", "knowledge"])
+PUSH_LOGS = ":iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"
+HANDLE_EVENTS = ["tuning", "knowledge"]
+handles_events = pytest.mark.parametrize("name", HANDLE_EVENTS, indirect=True)
+
+
+@pytest.fixture(params=[*HANDLE_EVENTS, "inference"])
 def name(request: pytest.FixtureRequest) -> str:
     stack: str = request.param
     return stack
@@ -71,7 +76,8 @@ def test_roles_name_their_actions_and_resources(template: Template) -> None:
         if "*" in resources:
             assert actions <= KNOWS_NO_RESOURCE
     for role in of_type(template, "AWS::IAM::Role"):
-        assert "ManagedPolicyArns" not in role
+        for managed in role.get("ManagedPolicyArns", []):
+            assert managed["Fn::Join"][1][-1] == PUSH_LOGS  # what the gateway's account asks for
 
 
 def test_buckets_are_encrypted_and_private(template: Template) -> None:
@@ -89,6 +95,7 @@ def test_buckets_are_encrypted_and_private(template: Template) -> None:
         )
 
 
+@handles_events
 def test_the_bucket_people_upload_to_keeps_versions_and_publishes_events(
     template: Template,
 ) -> None:
@@ -114,6 +121,7 @@ def test_no_queue_is_in_clear_and_every_consumer_has_dead_letters(template: Temp
         assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
 
 
+@handles_events
 def test_every_queue_that_nobody_reads_has_an_alarm(template: Template) -> None:
     queues = {
         name
@@ -134,6 +142,7 @@ def test_every_queue_that_nobody_reads_has_an_alarm(template: Template) -> None:
     assert queues - read == watched
 
 
+@handles_events
 def test_every_function_keeps_the_events_it_fails_on(template: Template) -> None:
     functions = of_type(template, "AWS::Lambda::Function")
     kept = of_type(template, "AWS::Lambda::EventInvokeConfig")
@@ -141,10 +150,17 @@ def test_every_function_keeps_the_events_it_fails_on(template: Template) -> None
     assert all(config["DestinationConfig"]["OnFailure"]["Destination"] for config in kept)
 
 
+@handles_events
 def test_every_rule_keeps_the_events_it_cannot_deliver(template: Template) -> None:
     rules = of_type(template, "AWS::Events::Rule")
     assert rules
     assert all(target["DeadLetterConfig"] for rule in rules for target in rule["Targets"])
+
+
+def test_every_log_group_ends_its_lines(template: Template) -> None:
+    groups = of_type(template, "AWS::Logs::LogGroup")
+    assert groups
+    assert {group["RetentionInDays"] for group in groups} == {180}
 
 
 def test_alarms_may_publish(template: Template) -> None:
