@@ -16,6 +16,7 @@ from moto.iam.access_control import PermissionResult
 from moto.s3.models import FakeBucket
 
 from local import assets
+from local.apigateway.gateway import ApiGateway
 from local.cloudformation import CloudFormation
 from local.config import LocalConfig
 from local.events import Events
@@ -29,13 +30,14 @@ from local.server import Gateway, Server
 from local.statemachines import StateMachines
 
 ACCESS_KEY = "quench"
-SECRET_KEY = "quench"  # noqa: S105 - any key does: the cloud checks no signature
+SECRET_KEY = "quench"  # noqa: S105 - a key of this machine's own cloud
 
 
 class Cloud:
     """One cloud, on one port, for as long as this process lives.
 
-    It checks no signatures and no permissions: policies are kept, not enforced.
+    It checks no permissions: policies are kept, not enforced. Signatures are checked where API
+    Gateway does for a deployed API, and nowhere else.
 
     moto keeps its state for a whole process, so only one cloud can run in a process at a time. A
     cloud that was stopped does not start again: make another.
@@ -50,8 +52,10 @@ class Cloud:
         self.services: dict[str, Service] = {}
         self.functions = Functions(self)
         self.events = Events(self)
+        self._api_gateway = ApiGateway(self)
         self._engines = (
             self.functions,
+            self._api_gateway,
             self.events,
             Queues(self),
             Schedules(self),
@@ -82,7 +86,8 @@ class Cloud:
                     "stop it first, or start this one in a process of its own."
                 )
             self.config.state_dir.mkdir(parents=True, exist_ok=True)
-            self._server = Server(Gateway(self.services, self.faults), self.config.port)
+            gateway = Gateway(self.services, self.faults, self._api_gateway)
+            self._server = Server(gateway, self.config.port)
             Cloud._running = self
         try:
             self._start_everything(self._server)

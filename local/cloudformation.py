@@ -23,6 +23,7 @@ from moto.sqs.models import Queue
 from moto.stepfunctions.models import StateMachine
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 
+from local.apigateway import resources as apigateway
 from local.patches import Patches
 from local.protocol import ServiceError
 from local.resources import RESOURCES, Resource
@@ -40,7 +41,7 @@ class CloudFormation:
 
     def start(self) -> None:
         Resource.cloud = self._cloud
-        for resource in RESOURCES:
+        for resource in (*RESOURCES, *apigateway.RESOURCES):
             parsing.get_model_map()[resource.type] = resource
             parsing.get_name_type_map()[resource.type] = resource.name_property
         patches = self._patches

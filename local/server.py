@@ -18,6 +18,7 @@ from moto.moto_server.werkzeug_app import (
 from werkzeug.serving import LISTEN_QUEUE, BaseWSGIServer, make_server
 from werkzeug.wrappers import Response
 
+from local.apigateway.gateway import PREFIX, RECEIVED_HEADERS
 from local.faults import Faults
 from local.protocol import Service, ServiceError, error_response, match_operation
 
@@ -34,12 +35,17 @@ SIGNING_ALIASES = {"eventbridge": "events", "states": "stepfunctions", "monitori
 class Gateway:
     """The WSGI application: finds the service a request is signed for, and the operation."""
 
-    def __init__(self, services: Mapping[str, Service], faults: Faults) -> None:
+    def __init__(
+        self, services: Mapping[str, Service], faults: Faults, deployed_apis: WSGIApplication
+    ) -> None:
         self._services = services
         self._faults = faults
+        self._deployed_apis = deployed_apis
         self._moto: WSGIApplication = _Moto(create_backend_app)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"].startswith(PREFIX):
+            return self._deployed_apis(environ, start_response)
         name = _signed_service(environ)
         if name is None:
             return self._moto(environ, start_response)
@@ -163,6 +169,12 @@ class Server:
 class _Handler(MotoRequestHandler):
     # Headers and body leave in separate writes: Nagle's algorithm would hold the body back.
     disable_nagle_algorithm = True
+
+    def make_environ(self) -> dict[str, Any]:
+        """With the headers as they came: WSGI's names have no case, its values are joined."""
+        environ: dict[str, Any] = super().make_environ()
+        environ[RECEIVED_HEADERS] = self.headers.items()
+        return environ
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         log.debug("%s %s", self.requestline, code)
