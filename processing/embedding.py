@@ -57,13 +57,11 @@ class Embedder:
         dimensions: int,
         concurrency: int,
         requests_per_second: float,
-        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self.texts_per_request = texts_per_request(model)
         request_body(model, ["a text"], dimensions)  # refuses dimensions that the model has not
         self.concurrency = concurrency
         self._model, self._dimensions = model, dimensions
-        self._patience_seconds = patience_seconds
         try:
             self._invoker = Invoker(model.invoke_id, concurrency)
         except NoCredentialsError as error:
@@ -107,8 +105,8 @@ class Embedder:
             except InvocationError as error:
                 if not _transient(error):
                     raise _BadRequestError(str(error)) from error
-                if time.monotonic() > started + self._patience_seconds:
-                    reason = f"gave up after {self._patience_seconds:g} seconds: {error}"
+                if time.monotonic() > started + PATIENCE_SECONDS:
+                    reason = f"gave up after {PATIENCE_SECONDS:g} seconds: {error}"
                     if self._answered_at < started:
                         raise EmbeddingRefusedError(f"{self._model.id}: {reason}") from error
                     raise EmbeddingError(reason) from error

@@ -59,6 +59,12 @@ class Invoker:
             raise InvocationError(None, None, str(error)) from error
         if response.status_code != 200:
             code = response.headers.get("x-amzn-errortype", "").partition(":")[0]
-            message = content.decode("utf-8", "replace")
-            raise InvocationError(code or None, response.status_code, message)
+            raise InvocationError(code or None, response.status_code, _message(content))
         return json.loads(content)
+
+
+def _message(content: bytes) -> str:
+    try:
+        return str(json.loads(content)["message"])
+    except (ValueError, LookupError, TypeError):
+        return content[:400].decode("utf-8", "replace")

@@ -184,7 +184,7 @@ def test_concurrency_is_bounded(bedrock: BedrockStandIn, job: Job) -> None:
 
 def test_hosts_divide_the_work_and_take_up_only_their_own(job: Job) -> None:
     job.fill(characters=1_000)
-    job.write("bad.json", "{")
+    job.write("bad.csv", 'name\n"never closed')
     job.run(code=1)
     alone = job.content()
     shutil.rmtree(job.location.removeprefix("lancedb:"))
@@ -206,12 +206,12 @@ def test_hosts_divide_the_work_and_take_up_only_their_own(job: Job) -> None:
     assert sum(count["added"] for count in counts) == 6
     assert all(count["added"] for count in counts)
     job.delete("d3.txt")
-    job.write("bad.json", '{"mended": true}')
+    job.write("bad.csv", "name\nMira")
     job.change(deletes=["d3.txt"])
     counts = run_hosts()
     assert sum(count["added"] for count in counts) == 1  # taken up for its marker
     assert sum(count["removed"] for count in counts) == 1
-    assert job.sources() == ["bad.json", "d0.txt", "d1.txt", "d2.txt", "d4.txt", "d5.txt"]
+    assert job.sources() == ["bad.csv", "d0.txt", "d1.txt", "d2.txt", "d4.txt", "d5.txt"]
     assert job.markers() == {}
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from hydration_job import TITAN, Job, bedrock, cloud, documents, job, prose
 
 from benchmarks.bedrock_stand_in import BedrockStandIn
 from local.cloud import Cloud
+from processing import embedding
 
 __all__ = ["bedrock", "cloud", "job"]
 
@@ -212,11 +213,11 @@ def test_the_next_run_takes_up_what_failed(bedrock: BedrockStandIn, job: Job) ->
 
 
 def test_a_document_that_breaks_keeps_what_it_had(job: Job) -> None:
-    job.write("a.json", '{"gate": "shut"}')
+    job.write("a.csv", "gate\nshut")
     job.run()
     content = job.content()
-    job.write("a.json", '{"gate": ')
-    job.change(upserts=["a.json"])
+    job.write("a.csv", 'gate\n"shut')
+    job.change(upserts=["a.csv"])
     job.run(code=1)
     assert job.content() == content
 
@@ -249,7 +250,6 @@ def test_documents_that_vanish_after_they_were_listed_are_removed(
     for number in range(30, 70):
         job.write(f"d{number}.txt", f"It is gate number {number}.")
     job.run()
-    job.write("d30.txt", "It is another gate.")
     job.concurrency = 1
 
     def remove(texts: list[str]) -> None:
@@ -264,24 +264,41 @@ def test_documents_that_vanish_after_they_were_listed_are_removed(
     assert len(job.content()) == 38
 
 
-@pytest.mark.parametrize("trouble", ["bedrock", "index"])
+def unreachable(job: Job, bedrock: BedrockStandIn, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", "http://127.0.0.1:1")
+    patch.setattr(embedding, "PATIENCE_SECONDS", 0.5)
+
+
+def refused(job: Job, bedrock: BedrockStandIn, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(bedrock, "closed", True)
+
+
+def misshapen(job: Job, bedrock: BedrockStandIn, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(job, "dimensions", 512)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        (unreachable, "gave up after 0.5 seconds: Could not connect"),
+        (refused, "AccessDeniedException: You don't have access"),
+        (misshapen, "Re-index"),
+    ],
+)
 def test_changes_outlast_a_job_that_could_not_work(
-    bedrock: BedrockStandIn, job: Job, trouble: str
+    bedrock: BedrockStandIn,
+    job: Job,
+    trouble: Callable[[Job, BedrockStandIn, pytest.MonkeyPatch], None],
+    message: str,
 ) -> None:
-    job.fill(documents=2, characters=1_000)
+    job.index.ensure()
+    job.fill(documents=2, characters=20_000)
     job.change(upserts=["d0.txt"], deletes=["d1.txt"])
-    location, os.environ["ML_ROOT"] = job.location, str(job.root)
-    if trouble == "bedrock":
-        bedrock.closed = True
+    with pytest.MonkeyPatch.context() as patch:
+        trouble(job, bedrock, patch)
         job.run(code=1)
-        assert "You don't have access to the model" in job.message()
-    else:
-        job.location = "lancedb:/proc/nowhere"
-        with pytest.raises(OSError, match="/proc"):
-            job.run()
-        assert "/proc" in job.message()
+    assert message in job.message()
     assert sorted(job.markers()) == [f"{job.uri}/d0.txt", f"{job.uri}/d1.txt"]
-    bedrock.closed, job.location = False, location
     job.change()
     assert job.run()["documents"] == documents(added=2)
     assert job.markers() == {}
