@@ -2,6 +2,7 @@
 
 import base64
 import random
+from dataclasses import replace
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -79,13 +80,14 @@ def _request_body(family: str, request: ImageRequest, seed: int) -> dict[str, An
     """The body of the request. Raises ApiError naming the first field that the family refuses."""
     asked = images.ImageRequest(request.prompt)
     body: dict[str, Any] = {}
-    for field, values in {
+    parts: dict[str, dict[str, Any]] = {
         "prompt": {},
         "negative_prompt": {"negative_prompt": request.negative_prompt},
         "width": {"width": request.width, "height": request.height},
         "seed": {"seed": seed},
-    }.items():
-        asked = images.ImageRequest(**{**vars(asked), **values})
+    }
+    for field, values in parts.items():
+        asked = replace(asked, **values)
         try:
             body = images.request_body(family, asked)
         except BodyError as error:

@@ -90,13 +90,11 @@ def search(request: RagRequest) -> list[Passage]:
     """
     name = environment.INDEX.name
     try:
+        vector = embed(request.question)
         passages = index.search(
-            embed(request.question),
-            request.question,
-            top_k=request.top_k,
-            filter=request.filter,
+            vector, request.question, top_k=request.top_k, filter=request.filter
         )
-        empty = not passages and not index.count()
+        empty = not passages and not index.search(vector, None, top_k=1)
     except IndexNotFoundError as error:
         raise _not_hydrated() from error
     except ConnectionTimeout as error:
