@@ -72,7 +72,7 @@ def test_the_environment_can_name_another_location(
 ) -> None:
     monkeypatch.setenv("VECTOR_INDEX_LOCATION", f"lancedb:{tmp_path}")
     open_index(DOMAIN, "lore", 4).ensure()
-    assert (tmp_path / "lore.lance").is_dir()
+    assert (tmp_path / "lore" / "chunks.sqlite3").is_file()
 
     monkeypatch.setenv("VECTOR_INDEX_LOCATION", "nowhere")
     with pytest.raises(VectorIndexError, match="'nowhere' is no vector index"):
