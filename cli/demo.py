@@ -1,5 +1,6 @@
 """The demo: a dataset taken through the whole loop by calls that any AWS client could make."""
 
+import base64
 import csv
 import json
 import math
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Console
 
 from cli import lore, result, view
+from cli.api import Api, Mode
 from cli.errors import CommandError, needs
 from cli.knowledge import Knowledge
 from cli.progress import Progress, Step, expected_steps, merge_steps, now
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
 FOLDER = Path(".quench/demo")
 STATE_DIR = FOLDER / "cloud"
 LOCK_FILE = Path(".quench/demo.lock")
+PERSONAS = Path("examples/emberfall/personas")
+PERSONA = "oriel"
+MODES: tuple[Mode, ...] = ("base", "tuned", "rag")
+QUESTION = "What was Emberfall called before the Long Night?"
+PICTURE = "The bell tower of Emberfall at dusk, ash falling like snow"
 LOOK_SECONDS = 2.0
 START_SECONDS = 60.0
 PROMOTION_SECONDS = 120.0
@@ -89,7 +96,9 @@ def run(options: DemoOptions, console: Console, plain: bool) -> DemoResult:
             evaluation = Evaluation.model_validate_json((FOLDER / "evaluation.json").read_text())
             console.print(view.comparison(evaluation), "")
             console.print(view.answers(evaluation.samples), "")
-    console.print("[green]✓[/] The tuned model is approved and promoted.\n")
+        if outcome.answers:
+            console.print(view.api_answers(QUESTION, outcome.answers, outcome.picture), "")
+    console.print("[green]✓[/] The tuned model is approved, promoted and answers.\n")
     places |= {
         "Reports": f"{FOLDER}/",
         "State and logs": f"{STATE_DIR}/",
@@ -139,8 +148,11 @@ def _run(
             demo.approve()
         with progress.phase("promote"):
             model_id = demo.promote()
+        with progress.phase("answer"):
+            api_url = demo.answer()
     return {
         "Model to invoke": model_id,
+        "API": f"{api_url} (signed requests: IAM)",
         "Named by": f"{outputs['ModelParameterName']} (Parameter Store)",
         "Was in S3": f"s3://{demo.bucket}/{demo.run_folder}/",
     }
@@ -265,6 +277,61 @@ class Demo:
                 f"{deployment['status']}; expected is an active one of {custom_model}."
             )
         return model_id
+
+    def answer(self) -> str:
+        """Deploy the promoted model, ask one question three ways, have a picture drawn; the URL."""
+        self._progress.note("answer", "deploying the promoted model")
+        outputs = self._cloud.deploy(self._state_dir / "cdk.out")
+        api = Api(outputs["ApiUrl"], self._cloud.session)
+        persona = self._upload_personas(outputs["PersonasUri"])
+        for mode in MODES:
+            self._progress.note("answer", f"{QUESTION} ({mode})")
+            started = time.monotonic()
+            reply = api.ask(mode, QUESTION, persona)
+            self._outcome.answers = [
+                *self._outcome.answers,
+                result.Answer(
+                    mode=mode,
+                    status=reply.status,
+                    model_id=reply.body.get("model_id", ""),
+                    response=reply.body.get("response", reply.problem),
+                    sources=[
+                        result.Source(**{name: source[name] for name in result.Source.model_fields})
+                        for source in reply.body.get("sources", [])
+                    ],
+                    seconds=round(time.monotonic() - started, 2),
+                ),
+            ]
+            if reply.status != 200 and not (mode == "rag" and self._outcome.knowledge is None):
+                raise CommandError(f"/{mode} answered {reply.status}: {reply.problem}")
+        self._draw(api)
+        self._progress.note("answer", outputs["ApiUrl"])
+        return outputs["ApiUrl"]
+
+    def _upload_personas(self, uri: str) -> str | None:
+        """The example's personas, for the API to load; the one to ask, if they are here."""
+        if not PERSONAS.is_dir():
+            return None
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        for path in sorted(PERSONAS.glob("*.json")):
+            self._s3.upload_file(str(path), bucket, prefix + path.name)
+        return PERSONA
+
+    def _draw(self, api: Api) -> None:
+        self._progress.note("answer", PICTURE)
+        started = time.monotonic()
+        reply = api.draw(PICTURE)
+        if reply.status != 200:
+            raise CommandError(f"/image answered {reply.status}: {reply.problem}")
+        path = FOLDER / "picture.png"
+        path.write_bytes(base64.b64decode(reply.body["image"]))
+        self._outcome.picture = result.Picture(
+            status=reply.status,
+            model_id=reply.body["model_id"],
+            placeholder=reply.body["placeholder"],
+            path=str(path),
+            seconds=round(time.monotonic() - started, 2),
+        )
 
     @property
     def run_folder(self) -> str:

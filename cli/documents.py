@@ -4,12 +4,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from botocore.exceptions import EndpointConnectionError
+import boto3
 from rich.console import Console
 from rich.table import Table
 
 from cli.errors import CommandError
-from cli.knowledge import deployed_knowledge, wait_until_ended
+from cli.knowledge import Knowledge, wait_until_ended
+from cli.stacks import aws_errors, stack_outputs
 from cli.synth import load_settings
 from processing.hydration_report import Failure, HydrationReport
 
@@ -28,8 +29,9 @@ def sync(settings: Path | None, timeout_minutes: float, console: Console) -> Non
     """
     loaded = load_settings(settings)
     deadline = time.monotonic() + timeout_minutes * 60
-    try:
-        knowledge = deployed_knowledge(loaded.name)
+    with aws_errors():
+        outputs = stack_outputs(f"{loaded.name}-knowledge")
+        knowledge = Knowledge(loaded.name, outputs, boto3.client)
         with console.status("Starting a hydration job…") as status:
             job = knowledge.start_sync()
             while job.running:  # another one, which must end first
@@ -38,10 +40,6 @@ def sync(settings: Path | None, timeout_minutes: float, console: Console) -> Non
                 job = knowledge.start_sync()
             status.update(f"{job.name} compares the bucket and the index…")
             job = wait_until_ended(knowledge, job.name, deadline, LOOK_SECONDS)
-    except EndpointConnectionError as error:
-        raise CommandError(
-            f"{error}", "Is it running? `quench up` starts the embedded cloud."
-        ) from error
     reports = knowledge.reports(job.name)
     if reports:
         console.print(summary(reports))

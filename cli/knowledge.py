@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
-from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError
-
 from bedrock import embeddings
 from bedrock.models import find_model
 from cli.errors import CommandError
@@ -17,7 +14,6 @@ from vectors.index import Passage, VectorIndex
 from vectors.open import open_index
 from vectors.retrieval import retrieve
 
-STACK = "knowledge"
 TOP_K = 5
 
 
@@ -122,28 +118,6 @@ class Knowledge:
         )
         answer = self._bedrock.invoke_model(modelId=model.invoke_id, body=json.dumps(body))
         return embeddings.parse_embeddings(model, json.loads(answer["body"].read()))[0]
-
-
-def deployed_knowledge(name: str) -> Knowledge:
-    """The knowledge stack in the account (or the embedded cloud) that the environment names."""
-    stack_name = f"{name}-{STACK}"
-    try:
-        stacks = boto3.client("cloudformation").describe_stacks(StackName=stack_name)["Stacks"]
-    except (NoCredentialsError, NoRegionError) as error:
-        raise CommandError(
-            f"{error}.",
-            "Name an account as for any AWS client; for the embedded cloud, run `quench up` and "
-            "export what it prints.",
-        ) from error
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "ValidationError":
-            raise
-        raise CommandError(
-            f"There is no stack {stack_name} in {boto3.client('cloudformation').meta.region_name}.",
-            "Deploy it first, or name the settings that it was deployed with (--settings).",
-        ) from error
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in stacks[0]["Outputs"]}
-    return Knowledge(name, outputs, boto3.client)
 
 
 def wait_until_ended(knowledge: Knowledge, name: str, deadline: float, look_seconds: float) -> Job:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cli import ask as asking
 from cli import documents
 from cli.demo import DemoOptions, run
 from cli.errors import CommandError, write_trace
@@ -34,6 +35,12 @@ app.add_typer(documents_app, name="documents")
 class Model(StrEnum):
     smollm2 = "smollm2"
     tiny = "tiny"
+
+
+class Mode(StrEnum):
+    base = "base"
+    tuned = "tuned"
+    rag = "rag"
 
 
 PORT = typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
@@ -133,6 +140,33 @@ def demo(
     console = Console()
     with shown_errors():
         run(options, console, plain=plain or not console.is_terminal)
+
+
+ModeOption = Annotated[
+    Mode, typer.Option(help="The base model, the tuned one, or the base model with knowledge.")
+]
+Persona = Annotated[str | None, typer.Option(help="Who answers: a persona's file name.")]
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    mode: ModeOption = Mode.base,
+    persona: Persona = None,
+    settings: SettingsFile = None,
+) -> None:
+    """Ask the deployed API one question."""
+    with shown_errors():
+        asking.ask(question, mode.value, persona, settings, Console())
+
+
+@app.command()
+def chat(
+    mode: ModeOption = Mode.base, persona: Persona = None, settings: SettingsFile = None
+) -> None:
+    """Talk with the deployed API."""
+    with shown_errors():
+        asking.chat(mode.value, persona, settings, Console())
 
 
 @documents_app.command()

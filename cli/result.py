@@ -1,6 +1,7 @@
 """`.quench/demo.json`: what a run of the demo came to, for machines."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -81,6 +82,33 @@ class Knowledge(Record):
     seconds: float
 
 
+class Source(Record):
+    uri: str
+    title: str
+    score: float
+
+
+class Answer(Record):
+    """What the API said to the demo's question."""
+
+    mode: Literal["base", "tuned", "rag"]
+    status: int
+    model_id: str
+    response: str
+    sources: list[Source]
+    seconds: float
+
+
+class Picture(Record):
+    """What the API drew; `path` is where it is kept."""
+
+    status: int
+    model_id: str
+    placeholder: bool
+    path: str
+    seconds: float
+
+
 class DemoResult(Record):
     """A part is null when the run ended before it was known; `error` is there only if not `ok`."""
 
@@ -93,6 +121,8 @@ class DemoResult(Record):
     evaluation: Evaluation | None = None
     model_package: ModelPackage | None = None
     parameter: Parameter | None = None
+    answers: list[Answer] = []
+    picture: Picture | None = None
     peak_memory_mb: float = 0.0
     error: str | None = None
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cli.lore import Question
 from cli.progress import Phase, Progress, Step, now
+from cli.result import Answer, Picture
 from evaluation.report import Evaluation, ModelScores, Sample
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -285,6 +286,28 @@ def found_passages(questions: Sequence[Question]) -> RenderableType:
             )
         parts += [Text(), Text(question.text, "italic"), table]
     return Group(*parts)
+
+
+def api_answers(question: str, given: Sequence[Answer], picture: Picture | None) -> RenderableType:
+    """One question answered by each mode of the API, with its sources, and what was drawn."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=1, overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    table.expand = True
+    for answer in given:
+        said = Text(answer.response, "" if answer.status == 200 else "red")
+        for number, source in enumerate(answer.sources, start=1):
+            name = source.uri.rpartition("/")[2]
+            said.append(f"\n[{number}] {source.title}  {name}  {source.score:.2f}", "dim")
+        table.add_row(Text(answer.mode, "cyan"), said, Text(f"{answer.seconds:.1f} s", "dim"))
+    if picture:
+        kind = "a placeholder, " if picture.placeholder else ""
+        drawn = Text.assemble(picture.path, (f"  {kind}by {picture.model_id}", "dim"))
+        table.add_row(Text("image", "cyan"), drawn, Text(f"{picture.seconds:.1f} s", "dim"))
+    return Group(
+        Text.assemble(("Asked through the API  ", "bold"), (question, "italic")), Text(), table
+    )
 
 
 def listing(places: dict[str, str]) -> Text:

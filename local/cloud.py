@@ -64,7 +64,7 @@ class Cloud:
         )
         self._patches = Patches()
         self._server: Server | None = None
-        self._session: Any = boto3.Session(
+        self.session: Any = boto3.Session(
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
             region_name=self.config.region,
@@ -177,7 +177,7 @@ class Cloud:
         """A real boto3 client of this cloud."""
         with self._clients_lock:
             if service not in self._clients:
-                self._clients[service] = self._session.client(
+                self._clients[service] = self.session.client(
                     service,
                     endpoint_url=self.endpoint,
                     config=Config(max_pool_connections=50, s3={"addressing_style": "path"}),

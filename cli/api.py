@@ -1,0 +1,84 @@
+"""The deployed API, as an application calls it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import boto3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.exceptions import HTTPClientError, NoCredentialsError
+from botocore.httpsession import URLLib3Session
+
+from cli.errors import CommandError
+
+Mode = Literal["base", "tuned", "rag"]
+SECONDS = 35  # API Gateway answers within 29
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    body: dict[str, Any]
+
+    @property
+    def problem(self) -> str:
+        """What an error says, for people."""
+        error = self.body.get("error") or {}
+        return str(error.get("message") or self.body.get("message") or self.body)
+
+
+class Api:
+    """`url` ends in a slash. Requests are signed with the session's credentials, or carry a key."""
+
+    def __init__(self, url: str, session: boto3.Session, key: str | None = None) -> None:
+        self._url, self._session, self._key = url, session, key
+        self._http = URLLib3Session(timeout=SECONDS)
+
+    def ask(
+        self,
+        mode: Mode,
+        question: str,
+        persona: str | None = None,
+        history: list[Any] | None = None,
+    ) -> Reply:
+        """One question to a mode's endpoint."""
+        body: dict[str, Any] = {"question": question, "history": history or []}
+        if persona:
+            body["persona"] = persona
+        if mode == "rag":
+            return self.post("rag", body)
+        return self.post("text", {**body, "model": mode})
+
+    def draw(self, prompt: str) -> Reply:
+        return self.post("image", {"prompt": prompt})
+
+    def post(self, path: str, body: dict[str, Any]) -> Reply:
+        """Raises CommandError if there is no response."""
+        request = AWSRequest(
+            "POST",
+            self._url + path,
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        if self._key:
+            request.headers["x-api-key"] = self._key
+        else:
+            credentials = self._session.get_credentials()
+            if credentials is None:
+                raise NoCredentialsError
+            region = self._session.region_name
+            SigV4Auth(credentials.get_frozen_credentials(), "execute-api", region).add_auth(request)
+        try:
+            response = self._http.send(request.prepare())
+            return Reply(response.status_code, json.loads(response.content))
+        except (HTTPClientError, ValueError) as error:
+            raise CommandError(f"{self._url}{path} did not answer: {error}") from error
+
+
+def deployed_api(outputs: dict[str, str]) -> Api:
+    """The API of an inference stack, by the stack's outputs."""
+    session = boto3.Session()
+    key_id = outputs.get("ApiKeyId")
+    key = key_id and session.client("apigateway").get_api_key(apiKey=key_id, includeValue=True)
+    return Api(outputs["ApiUrl"], session, key["value"] if key else None)
