@@ -23,6 +23,7 @@ from moto.sqs.models import Queue
 from moto.stepfunctions.models import StateMachine
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 
+from local import updates
 from local.apigateway import resources as apigateway
 from local.patches import Patches
 from local.protocol import ServiceError
@@ -52,6 +53,7 @@ class CloudFormation:
         patches.wrap(parsing, "parse_and_create_resource", _naming_what_failed)
         patches.wrap(parsing, "parse_and_update_resource", _updating_for_real)
         patches.wrap(parsing, "clean_json", _resolving_as_cloudformation)
+        updates.patch(patches)
         patches.replace(
             LambdaFunction, "create_from_cloudformation_json", classmethod(_create_function)
         )

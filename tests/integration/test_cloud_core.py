@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from local.apigateway.gateway import ApiGateway
 from local.assets import DeploymentError
 from local.cloud import Cloud
 from local.config import LocalConfig
@@ -910,7 +911,7 @@ class TestLifetime:
     def test_a_port_that_is_taken_is_a_clear_error(self, cloud: Cloud) -> None:
         taken = int(cloud.endpoint.rpartition(":")[2])
         with pytest.raises(PortInUseError, match=f"Port {taken} .* another program"):
-            Server(Gateway({}, cloud.faults), taken)
+            Server(Gateway({}, cloud.faults, ApiGateway(cloud)), taken)
 
     @pytest.fixture
     def another(self, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
