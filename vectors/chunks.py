@@ -18,13 +18,13 @@ CREATE TABLE chunks (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
     source TEXT NOT NULL,
+    part INTEGER NOT NULL,
+    labels TEXT NOT NULL,
+    attributes TEXT NOT NULL,
+    position INTEGER NOT NULL,
     title TEXT NOT NULL,
     heading TEXT NOT NULL,
-    text TEXT NOT NULL,
-    position INTEGER NOT NULL,
-    attributes TEXT NOT NULL,
-    labels TEXT NOT NULL,
-    part INTEGER NOT NULL
+    text TEXT NOT NULL
 );
 CREATE INDEX sources ON chunks (source, id);
 CREATE INDEX parts ON chunks (part);
@@ -47,8 +47,8 @@ END;
 """`part` is where a chunk's vector is; vectors in `unsettled` are being written or removed."""
 
 _INSERT = """
-INSERT INTO chunks (id, source, title, heading, text, position, attributes, labels, part)
-VALUES (:id, :source, :title, :heading, :text, :position, :attributes, :labels, :part)
+INSERT INTO chunks (id, source, part, labels, attributes, position, title, heading, text)
+VALUES (:id, :source, :part, :labels, :attributes, :position, :title, :heading, :text)
 """
 
 _STOP_WORDS = frozenset(
@@ -108,11 +108,15 @@ class Chunks:
         words = [word for word in re.findall(r"\w+", text.lower()) if word not in _STOP_WORDS]
         if not words:
             return []
-        allowed = " AND EXISTS (SELECT 1 FROM json_each(chunks.labels) WHERE value IN "
-        allowed += "(SELECT value FROM json_each(?)))"
+        labelled = """AND EXISTS (
+            SELECT 1 FROM chunks, json_each(chunks.labels) AS label
+            WHERE chunks.number = words.rowid AND label.value IN (SELECT value FROM json_each(?))
+        )"""
         query = f"""
-            SELECT chunks.* FROM words JOIN chunks ON chunks.number = words.rowid
-            WHERE words MATCH ? {allowed * len(labels)} ORDER BY bm25(words) LIMIT ?
+            SELECT chunks.* FROM chunks JOIN (
+                SELECT rowid AS number, rank AS score FROM words
+                WHERE words MATCH ? {labelled * len(labels)} ORDER BY rank LIMIT ?
+            ) USING (number) ORDER BY score, id
         """  # noqa: S608 - no value is part of it
         expression = " OR ".join(f'"{word}"' for word in dict.fromkeys(words))
         rows = self._rows.execute(query, [expression, *map(json.dumps, labels), limit])
