@@ -55,12 +55,12 @@ class Cloud:
         self._api_gateway = ApiGateway(self)
         self._engines = (
             self.functions,
-            self._api_gateway,
             self.events,
             Queues(self),
             Schedules(self),
             StateMachines(self),
             CloudFormation(self),
+            self._api_gateway,
         )
         self._patches = Patches()
         self._server: Server | None = None
