@@ -31,8 +31,9 @@ SECONDS_PER_WRITE = 5.0
 """A write waits for this many chunks, but no longer than this."""
 FETCHED_AHEAD = 2 * REQUESTS_AT_ONCE
 """So many documents may be fetched or being fetched before they are read."""
-REQUESTS_WAITING = 2
-"""For each request in flight, so many may wait before it or be done and wait to be indexed."""
+CHUNKS_WAITING = 1024
+"""So many may wait to be embedded, or to be indexed, beside those being embedded: more than are
+embedded while a write takes its time."""
 
 
 @dataclass
@@ -81,10 +82,11 @@ class Pipeline:
         self._report = report
         self._pool = ThreadPoolExecutor(embedder.concurrency, thread_name_prefix="embed")
         self._batches: queue.Queue[_Batch | BaseException | None] = queue.Queue(
-            REQUESTS_WAITING * embedder.concurrency
+            embedder.concurrency + CHUNKS_WAITING // embedder.texts_per_request
         )
         self._stopped = threading.Event()
         self._batch = _Batch()
+        self._held_up = 0.0  # seconds that the reading thread has waited for room in the queue
 
     def run(self, sources: Iterable[str], indexed: Set[str] | None) -> None:
         """Bring the index to what the bucket holds of these documents.
@@ -104,6 +106,7 @@ class Pipeline:
             self._pool.shutdown(cancel_futures=True)
 
     def _read(self, sources: Iterable[str], indexed: Set[str] | None) -> None:
+        started = time.monotonic()
         with suppress(_StoppedError):
             try:
                 with (
@@ -120,6 +123,7 @@ class Pipeline:
                         if not self._batch.chunks:
                             self._send()
                 self._send()
+                self._report.seconds.reading = time.monotonic() - started - self._held_up
                 self._put(None)
             except _StoppedError:
                 raise
@@ -182,11 +186,14 @@ class Pipeline:
         self._put(batch)
 
     def _put(self, item: _Batch | BaseException | None) -> None:
+        started = time.monotonic()
         while not self._stopped.is_set():
             try:
-                return self._batches.put(item, timeout=0.2)
+                self._batches.put(item, timeout=0.2)
             except queue.Full:
                 continue
+            self._held_up += time.monotonic() - started
+            return
         raise _StoppedError
 
     def _received(self) -> Iterator[_Batch | None]:

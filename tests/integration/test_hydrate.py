@@ -29,6 +29,7 @@ def test_a_second_run_embeds_nothing_and_changes_nothing(bedrock: BedrockStandIn
     assert first["chunks"]["added"] == sum(map(len, content.values())) == bedrock.calls
     assert first["embedding_calls"] == bedrock.calls
     assert f"{job.uri}/deep/a.md" in content
+    assert all(seconds > 0 for seconds in first["seconds"].values())
     calls = bedrock.calls
     second = job.run()
     assert bedrock.calls == calls
