@@ -33,6 +33,7 @@ LOCAL = [
     "filelock>=3.16",
     "lancedb>=0.40,<1",
     "moto[server]>=5.2.5,<5.3",
+    "pillow>=12",
     "torch==2.13.0",
     "transformers>=5,<6",
     "peft>=0.18",

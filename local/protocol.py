@@ -6,6 +6,7 @@ work from the same `service-2.json` models the real clients are made of.
 
 import json
 import logging
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 import regex
@@ -22,6 +23,9 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
 log = logging.getLogger(__name__)
+
+REGION: ContextVar[str] = ContextVar("REGION")
+"""The region that the call being answered is signed for."""
 
 
 class ServiceError(Exception):
@@ -42,7 +46,9 @@ class Service:
 
     One method for each operation, in snake case: `def start_pipeline_execution(self, request)`.
     It takes the request with botocore's member names, already validated, and returns the response
-    in the same names (`datetime` for timestamps, `bytes` for blobs). It raises `ServiceError`.
+    in the same names (`datetime` for timestamps, `bytes` for blobs). Headers that the operation's
+    model does not know go where the client will find them: `ResponseMetadata`, `HTTPHeaders`.
+    It raises `ServiceError`.
     """
 
     name: ClassVar[str]
@@ -62,10 +68,21 @@ class Service:
         """The HTTP response for one call."""
         try:
             arguments = parse_request(operation, request, labels)
-            result = getattr(self, xform_name(operation.name))(arguments)
-            return serialize_response(operation, result or {})
+            if scope := credential_scope(request.headers.get("Authorization", "")):
+                REGION.set(scope[0])
+            result = dict(getattr(self, xform_name(operation.name))(arguments) or {})
+            headers = result.pop("ResponseMetadata", {}).get("HTTPHeaders", {})
+            response = serialize_response(operation, result)
+            response.headers.update(headers)
+            return response
         except ServiceError as error:
             return error_response(self.name, error)
+
+
+def credential_scope(authorization: str) -> tuple[str, str] | None:
+    """Region and service that a SigV4 header is scoped to; None for any other header."""
+    parts = authorization.partition("Credential=")[2].split(",")[0].split("/")
+    return None if len(parts) < 5 else (parts[-3], parts[-2])
 
 
 def match_operation(service: str, request: Request) -> tuple[OperationModel, dict[str, Any]] | None:

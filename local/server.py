@@ -20,7 +20,13 @@ from werkzeug.wrappers import Response
 
 from local.apigateway.gateway import PREFIX, RECEIVED_HEADERS
 from local.faults import Faults
-from local.protocol import Service, ServiceError, error_response, match_operation
+from local.protocol import (
+    Service,
+    ServiceError,
+    credential_scope,
+    error_response,
+    match_operation,
+)
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -182,12 +188,8 @@ class _Handler(MotoRequestHandler):
 
 def _signed_service(environ: WSGIEnvironment) -> str | None:
     """The service in a SigV4 credential scope, by botocore's name; None for an unsigned request."""
-    authorization: str = environ.get("HTTP_AUTHORIZATION", "")
-    scope = authorization.partition("Credential=")[2].split(",")[0]
-    parts = scope.split("/")
-    if len(parts) < 5:
-        return None
-    return SIGNING_ALIASES.get(parts[-2], parts[-2])
+    scope = credential_scope(environ.get("HTTP_AUTHORIZATION", ""))
+    return None if scope is None else SIGNING_ALIASES.get(scope[1], scope[1])
 
 
 def _operation_name(name: str, environ: WSGIEnvironment) -> str:

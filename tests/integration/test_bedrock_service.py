@@ -1,6 +1,7 @@
 """Bedrock in the embedded cloud, as its real client sees it, with the tiny model."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -9,10 +10,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import boto3
+import PIL.Image
 import pytest
 from botocore.exceptions import ClientError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stack import commands_below
 
+from bedrock import images, text
+from bedrock.conversations import Message
+from bedrock.images import Image, ImageRequest
+from bedrock.models import all_models
+from local.bedrock import pictures
 from local.cloud import Cloud
 from local.config import LocalConfig
 
@@ -275,6 +285,94 @@ def test_a_body_of_another_family_is_refused(cloud: Cloud) -> None:
         invoke(cloud, BASE, {"prompt": "Hello"})
 
 
+# One model that lives for each family's bodies.
+ONE_OF_EACH_FAMILY = {
+    model.family: model.invoke_id
+    for model in all_models()
+    if model.tasks == ("text",) and model.end_of_life is None and not model.tuning
+}
+
+
+def test_every_family_with_a_living_model_is_invoked_below() -> None:
+    assert set(ONE_OF_EACH_FAMILY) == set(text.FAMILIES) - {"command", "titan-text"}
+
+
+@pytest.mark.parametrize("family", sorted(ONE_OF_EACH_FAMILY))
+def test_a_model_of_every_family_answers_in_its_own_words(cloud: Cloud, family: str) -> None:
+    question = Message("user", "What lies beyond gate 7?")
+    body = text.request_body(family, "Answer briefly.", [question], text.Limits(8))
+    runtime = region_of(cloud, "us-west-2")
+    model = ONE_OF_EACH_FAMILY[family]
+    response = runtime.invoke_model(modelId=model, body=json.dumps(body))
+    headers = response["ResponseMetadata"]["HTTPHeaders"]
+    answer = text.parse_answer(family, json.loads(response["body"].read()), headers)
+    assert answer.stop_reason in ("end_turn", "max_tokens")
+    assert answer.input_tokens == int(headers["x-amzn-bedrock-input-token-count"]) > 8
+    assert answer.output_tokens == int(headers["x-amzn-bedrock-output-token-count"]) <= 8
+
+
+def test_a_guardrail_is_refused_by_name(cloud: Cloud) -> None:
+    with pytest.raises(ClientError, match="does not support guardrailIdentifier"):
+        cloud.client("bedrock-runtime").invoke_model(
+            modelId=BASE, body=b"{}", guardrailIdentifier="g", guardrailVersion="1"
+        )
+
+
+class TestImages:
+    CORE = "stability.stable-image-core-v1:1"
+
+    def draw(self, cloud: Cloud, **asked: Any) -> Image:
+        request = ImageRequest(**{"prompt": "A lantern on a hill", **asked})
+        response = region_of(cloud, "us-west-2").invoke_model(
+            modelId=self.CORE, body=json.dumps(images.request_body("stability", request))
+        )
+        assert response["ResponseMetadata"]["HTTPHeaders"]["x-quench-placeholder"] == "true"
+        return images.parse_image("stability", json.loads(response["body"].read()))
+
+    def test_a_placeholder_has_the_size_and_the_seed_that_were_asked_for(
+        self, cloud: Cloud
+    ) -> None:
+        image = self.draw(cloud, width=1344, height=768, seed=7)
+        assert (image.size, image.seed) == ((1344, 768), 7)
+        with PIL.Image.open(io.BytesIO(image.png)) as picture:
+            assert (picture.format, picture.size) == ("PNG", (1344, 768))
+            assert len(picture.convert("RGB").getcolors(100_000) or []) > 2
+
+    def test_a_seed_draws_it_again_another_does_not(self, cloud: Cloud) -> None:
+        first = self.draw(cloud, seed=7)
+        assert self.draw(cloud, seed=7) == first
+        assert self.draw(cloud, seed=8).png != first.png
+        assert self.draw(cloud, seed=7, prompt="A gate").png != first.png
+        assert self.draw(cloud, seed=7, negative_prompt="fog").png != first.png
+
+    def test_a_seed_of_its_choice_is_told(self, cloud: Cloud) -> None:
+        image = self.draw(cloud)
+        assert image.seed
+        assert self.draw(cloud, seed=image.seed) == image
+
+    @given(
+        prompt=st.text(min_size=1, max_size=2_000),
+        size=st.tuples(st.integers(64, 1536), st.integers(64, 1536)),
+        seed=st.integers(0, 4_294_967_294),
+    )
+    @settings(max_examples=25, deadline=None)
+    def test_anything_can_be_written_on_any_size(
+        self, prompt: str, size: tuple[int, int], seed: int
+    ) -> None:
+        request = ImageRequest(prompt, None, *size, seed)
+        assert Image(pictures.draw(request, self.CORE, seed)).size == size
+
+    def test_a_model_draws_in_its_own_regions(self, cloud: Cloud) -> None:
+        with pytest.raises(ClientError, match="isn't supported in us-east-1"):
+            invoke(cloud, self.CORE, {"prompt": "A lantern"})
+
+    def test_what_the_family_does_not_take_is_refused(self, cloud: Cloud) -> None:
+        with pytest.raises(ClientError, match="Not supported here: image"):
+            region_of(cloud, "us-west-2").invoke_model(
+                modelId=self.CORE, body=json.dumps({"prompt": "A lantern", "image": "…"})
+            )
+
+
 def test_embeddings_are_near_for_what_means_the_same(cloud: Cloud) -> None:
     def embed(text: str) -> list[float]:
         body = {"inputText": text, "dimensions": 256}
@@ -384,6 +482,13 @@ def invoke(cloud: Cloud, model: str, body: dict[str, Any]) -> dict[str, Any]:
     answer = cloud.client("bedrock-runtime").invoke_model(modelId=model, body=json.dumps(body))
     decoded: dict[str, Any] = json.loads(answer["body"].read())
     return decoded
+
+
+def region_of(cloud: Cloud, region: str) -> Any:
+    """A client of the cloud that signs for another region than the cloud's."""
+    return boto3.Session("quench", "quench", region_name=region).client(
+        "bedrock-runtime", endpoint_url=cloud.endpoint
+    )
 
 
 def dot(one: list[float], other: list[float]) -> float:
