@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,6 +18,8 @@ from local.apigateway.signatures import ReceivedRequest
 
 # Headers that only the gateway itself may set.
 _REMAPPED = ("connection", "content-length", "date", "server", "via", "www-authenticate")
+_HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _DROPPED = ("transfer-encoding", "keep-alive", "te", "trailer", "upgrade")
 
 
@@ -69,7 +72,7 @@ def proxy_response(
     body = answer.get("body")
     if body is not None and not isinstance(body, str):
         raise MalformedResponseError(f"its body is not text, but {_short(body)}")
-    content = (body or "").encode()
+    content = (body or "").encode(errors="replace")
     # Base64 is decoded for those only who accept what the API calls binary.
     accepted = accept.partition(",")[0].partition(";")[0].strip()
     if answer.get("isBase64Encoded") is True and _any_matches(binary_types, accepted):
@@ -115,8 +118,8 @@ def _header_value(name: str, value: object) -> str:
     if not isinstance(value, str | int | float):
         raise MalformedResponseError(f"its header {name} is {_short(value)}")
     text = str(value)
-    if "\r" in text or "\n" in text:
-        raise MalformedResponseError(f"its header {name} has more than one line")
+    if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(text):
+        raise MalformedResponseError(f"no header can be made of {_short(name)}: {_short(text)}")
     return text
 
 
