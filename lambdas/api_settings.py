@@ -2,26 +2,31 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, Json
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json
 
 RETRY_AFTER_SECONDS = 5
 
 
-class ServedModel(BaseModel):
+class _Settings(BaseModel):
+    # A function's own settings are built of these, which are not wanted by themselves.
+    model_config = ConfigDict(defer_build=True, protected_namespaces=())
+
+
+class ServedModel(_Settings):
     """Parameter Store's value as it was at deployment; null before any promotion."""
 
     model_id: str | None
     base_model: str | None
 
 
-class Guardrail(BaseModel):
+class Guardrail(_Settings):
     """A guardrail, in the environment as `id:version`; the id may be an ARN."""
 
     id: str = Field(min_length=1)
     version: str = Field(pattern=r"^([1-9][0-9]{0,7}|DRAFT)$")
 
 
-class Index(BaseModel):
+class Index(_Settings):
     """The vector index, and the model that embeds for it."""
 
     location: str = Field(min_length=1)
@@ -37,7 +42,7 @@ def _guardrail(value: Any) -> Any:
     return value
 
 
-class ApiSettings(BaseModel):
+class ApiSettings(_Settings):
     """The environment variables of every function of the API."""
 
     BASE_MODEL: str = Field(min_length=1)

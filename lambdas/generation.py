@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -19,6 +18,7 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     ReadTimeoutError,
 )
+from botocore.session import get_session
 
 from bedrock.conversations import Message
 from bedrock.models import (
@@ -51,12 +51,19 @@ _REMEDIES = {
 }
 
 
+_session = get_session()  # clients of one share what they load
+
+
 def client(
     service: Literal["bedrock-runtime", "s3"], *, read_seconds: float, region: str | None = None
 ) -> Any:
-    """A boto3 client that waits so long for a response, and does not try again by itself."""
+    """A client that waits so long for a response, and does not try again by itself.
+
+    It is botocore's, which is boto3's too: importing boto3 besides takes another 50 ms, and a
+    function that starts is waited for.
+    """
     config = Config(connect_timeout=1, read_timeout=read_seconds, retries={"total_max_attempts": 1})
-    return boto3.client(service, region_name=region, config=config)
+    return _session.create_client(service, region_name=region, config=config)
 
 
 def invoke(

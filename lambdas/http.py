@@ -82,7 +82,7 @@ def parse(event: Event, model: type[Request]) -> Request:
         raise ApiError(400, "not_json", f"The body is not JSON: {violations[0]['msg']}.")
     fields: dict[str, str] = {}
     for violation in violations:
-        field = ".".join(str(part) for part in violation["loc"]) or "body"
+        field = ".".join(str(part) for part in violation["loc"])[:100] or "body"
         fields.setdefault(field, violation["msg"])
     raise invalid(fields)
 

@@ -41,7 +41,7 @@ def draw(request: ImageRequest, request_id: str) -> ImageResponse:
     model = usable_model(environment.IMAGE_MODEL)
     model_id = invoke_id(environment.IMAGE_MODEL, model)
     seed = random.randint(1, HIGHEST_SEED) if request.seed is None else request.seed  # noqa: S311
-    body = _request_body(model.family, request, seed)
+    body = request_body(model.family, request, seed)
     content, headers = invoke(bedrock, model_id, body, environment.GUARDRAIL)
     try:
         image = images.parse_image(model.family, content)
@@ -76,7 +76,7 @@ def draw(request: ImageRequest, request_id: str) -> ImageResponse:
     )
 
 
-def _request_body(family: str, request: ImageRequest, seed: int) -> dict[str, Any]:
+def request_body(family: str, request: ImageRequest, seed: int) -> dict[str, Any]:
     """The body of the request. Raises ApiError naming the first field that the family refuses."""
     asked = images.ImageRequest(request.prompt)
     body: dict[str, Any] = {}

@@ -29,6 +29,7 @@ RULE = (
 )
 NOTHING_FOUND = "I found nothing about that in the documents that I know."
 EXCERPT_CHARACTERS = 300
+SEARCH_SECONDS = 3.0
 
 
 class Environment(ApiSettings):
@@ -45,7 +46,7 @@ index = open_index(
     environment.INDEX.location,
     environment.INDEX.name,
     environment.INDEX.dimensions,
-    timeout_seconds=3,
+    timeout_seconds=SEARCH_SECONDS,
     retries=0,
 )
 

@@ -13,7 +13,8 @@ from lambdas.validation import read_environment
 
 environment = read_environment(ApiSettings)
 personas = Personas(environment.PERSONAS_URI, client("s3", read_seconds=2))
-generator = Generator(environment, client("bedrock-runtime", read_seconds=24), personas)
+bedrock = client("bedrock-runtime", read_seconds=24)
+generator = Generator(environment, bedrock, personas)
 
 
 @logger.inject_lambda_context(clear_state=True)
