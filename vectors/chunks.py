@@ -13,6 +13,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from vectors.records import MOST_WORDS
+
 _TABLES = """
 CREATE TABLE chunks (
     number INTEGER PRIMARY KEY,
@@ -118,7 +120,8 @@ class Chunks:
                 WHERE words MATCH ? {labelled * len(labels)} ORDER BY rank LIMIT ?
             ) USING (number) ORDER BY score, id
         """  # noqa: S608 - no value is part of it
-        expression = " OR ".join(f'"{word}"' for word in dict.fromkeys(words))
+        distinct = list(dict.fromkeys(words))[:MOST_WORDS]
+        expression = " OR ".join(f'"{word}"' for word in distinct)
         rows = self._rows.execute(query, [expression, *map(json.dumps, labels), limit])
         return [dict(row) for row in rows]
 

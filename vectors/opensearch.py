@@ -23,21 +23,20 @@ from vectors.index import (
     Passage,
     VectorIndexError,
 )
-from vectors.records import conditions, fused_passages, passage, record, unfit
+from vectors.records import MOST_WORDS, conditions, fused_passages, passage, record, unfit
 
+_FILTERS = ["possessives", "lowercase", "asciifolding", "stop", "stems"]
 _SETTINGS = {
     "index": {"knn": True, "number_of_shards": 1, "auto_expand_replicas": "0-1"},
     "analysis": {
         "filter": {
             "possessives": {"type": "stemmer", "language": "possessive_english"},
             "stems": {"type": "stemmer", "language": "english"},
+            "most": {"type": "limit", "max_token_count": MOST_WORDS},
         },
         "analyzer": {
-            "words": {
-                "type": "custom",
-                "tokenizer": "standard",
-                "filter": ["possessives", "lowercase", "asciifolding", "stop", "stems"],
-            }
+            "words": {"type": "custom", "tokenizer": "standard", "filter": _FILTERS},
+            "question": {"type": "custom", "tokenizer": "standard", "filter": [*_FILTERS, "most"]},
         },
     },
 }
@@ -244,7 +243,7 @@ class OpenSearchIndex:
                 "position": {"type": "integer"},
                 "attributes": kept,
                 "labels": {"type": "keyword"},
-                "words": {"type": "text", "analyzer": "words"},
+                "words": {"type": "text", "analyzer": "words", "search_analyzer": "question"},
                 "vector": {
                     "type": "knn_vector",
                     "dimension": self._dimensions,
@@ -349,6 +348,8 @@ class OpenSearchIndex:
 
 def _reason(item: Mapping[str, Any]) -> str:
     error = item.get("error", "")
+    if isinstance(error, dict):  # that of a search only says that all shards failed
+        error = next(iter(error.get("root_cause") or [error]))
     text = f"{error.get('type')}: {error.get('reason')}" if isinstance(error, dict) else str(error)
     return f"{item.get('status')} {text}"[:500]
 

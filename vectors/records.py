@@ -14,6 +14,9 @@ from typing import Any
 from vectors.fusion import fuse
 from vectors.index import Chunk, Filter, Passage
 
+MOST_WORDS = 1000
+"""So many words of a text are looked for; OpenSearch refuses more than 1,024."""
+
 _LONGEST_LABEL = 256
 
 

@@ -16,10 +16,12 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import lancedb
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -33,6 +35,7 @@ from vectors.index import (
     VectorIndex,
     VectorIndexError,
 )
+from vectors.lance import LanceIndex
 from vectors.open import open_index
 from vectors.opensearch import OpenSearchIndex, connect
 
@@ -162,6 +165,12 @@ def test_words_are_found_in_title_heading_and_text_by_their_stems(
 def test_no_text_is_an_expression(index: VectorIndex, words: str) -> None:
     index.upsert([bread, ember])
     assert ids(index, ember.vector, words) == ["e0", "b0"]
+
+
+def test_a_question_may_be_long(index: VectorIndex) -> None:
+    index.upsert([bread, ember])
+    question = "loaves " + " ".join(f"word{n}" for n in range(5000))
+    assert ids(index, [0.0, 1.0, 0.0, 0.0], question)[0] == "b0"
 
 
 def test_an_empty_index_finds_nothing(index: VectorIndex) -> None:
@@ -351,6 +360,86 @@ def test_processes_write_at_once_and_nothing_is_lost_or_doubled(location: str, n
     assert len(index.existing(ember.source)) == 12 * (15 + 5 * 3)
 
 
+def write_until_killed(folder: str, ready: Connection) -> None:
+    """Documents of 40 chunks in two editions, one after the other; every third is removed."""
+    index = LanceIndex(folder, "lore", 4)
+    ready.send("writing")
+    for document in count():
+        source = f"s3://docs/{document}.md"
+        for edition in range(2):
+            chunks = [
+                replace(ember, id=f"{source} {edition} {n}", source=source) for n in range(40)
+            ]
+            index.upsert(chunks)
+            index.delete_by_source(source, keep=[chunk.id for chunk in chunks])
+        if document % 3 == 0:
+            index.delete_by_source(source)
+
+
+def test_a_killed_writer_leaves_nothing_between_chunks_and_vectors(tmp_path: Path) -> None:
+    index = LanceIndex(tmp_path, "lore", 4)
+    index.ensure()
+    chance = random.Random(5)  # noqa: S311
+    for _ in range(4):
+        ours, theirs = get_context("spawn").Pipe()
+        writer = get_context("spawn").Process(target=write_until_killed, args=(tmp_path, theirs))
+        writer.start()
+        ours.recv()
+        writer.join(chance.uniform(0.05, 0.4))
+        writer.kill()
+        writer.join()
+        there = {id for source in index.sources() for id in index.existing(source)}
+        found = [passage.id for passage in index.search(ember.vector, None, top_k=10**6)]
+        assert sorted(found) == sorted(there)
+        assert set(ids(index, ember.vector, "wardens", top_k=100)) <= there
+
+        index.upsert([bread])
+        assert index.count() == len(there | {"b0"}) == vectors_in(tmp_path / "lore")
+
+
+def vectors_in(folder: Path) -> int:
+    database = lancedb.connect(folder)
+    return sum(database.open_table(path.stem).count_rows() for path in folder.glob("*.lance"))
+
+
+def test_vectors_lie_in_parts_and_are_found_in_all(tmp_path: Path) -> None:
+    index = LanceIndex(tmp_path, "lore", 4)
+    index.ensure()
+    vectors = np.random.default_rng(2).normal(size=(10_000, 4))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def chunk(n: int, vector: list[float]) -> Chunk:
+        return replace(ember, id=f"c{n}", source=f"s3://docs/{n % 7}.md", vector=vector)
+
+    for start in range(0, 10_000, 2500):
+        batch = vectors[start : start + 2500].tolist()
+        index.upsert([chunk(n, vector) for n, vector in enumerate(batch, start)])
+    folder = tmp_path / "lore"
+    assert len(list(folder.glob("*.lance"))) > 1
+    for query in vectors[:20] + 0.1:
+        exact = [f"c{n}" for n in np.argsort(-(vectors @ query))[:10]]
+        assert ids(index, query.tolist(), None) == exact
+
+    index.upsert([chunk(n, [0.0, 0.0, n - 1.0, 0.0]) for n in (0, 9_000)])
+    assert ids(index, [0.0, 0.0, 1.0, 0.0], None, top_k=1) == ["c9000"]
+    assert ids(index, [0.0, 0.0, -1.0, 0.0], None, top_k=1) == ["c0"]
+    gone = len(range(3, 10_000, 7))
+    assert index.delete_by_source("s3://docs/3.md") == gone
+    assert index.count() == vectors_in(folder) == 10_000 - gone
+
+
+def test_a_year_of_small_writes_leaves_few_fragments(tmp_path: Path) -> None:
+    index = LanceIndex(tmp_path, "lore", 4)
+    index.ensure()
+    for day in range(60):
+        index.upsert([replace(ember, id=f"{day} {n}", source=f"s3://{n}") for n in range(2)])
+        index.delete_by_source("s3://1", keep=[f"{day} 1"])
+    table = lancedb.connect(tmp_path / "lore").open_table("vectors-0001")
+    statistics: Any = table.stats()
+    assert statistics["fragment_stats"]["num_fragments"] <= 8
+    assert index.count() == table.count_rows() == 61
+
+
 class Bulk(ThreadingHTTPServer):
     """A stand-in that refuses items of bulk requests as `refuse(id, attempt)` says."""
 
@@ -481,6 +570,7 @@ def test_reindexing_mends_an_old_mapping_and_keeps_every_chunk(name: str) -> Non
     [found] = client.indices.get_mapping(index=name).values()
     old = found["mappings"]
     old["properties"]["vector"]["method"]["parameters"]["m"] = 4
+    del old["properties"]["words"]["search_analyzer"]
     client.indices.delete(index=f"{name}-000001")
     client.indices.create(
         index=f"{name}-000001",
