@@ -1,7 +1,7 @@
 """A vector index in a folder, for one machine and any number of processes: vectors in LanceDB,
 chunks and their words beside them in SQLite.
 
-Vectors are compared one by one, so results are exact; that takes about 30 ms for 50,000 chunks.
+Vectors are compared one by one, so results are exact; that takes about 50 ms for 50,000 chunks.
 """
 
 from collections import defaultdict

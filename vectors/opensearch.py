@@ -80,7 +80,13 @@ def aws_region(location: str) -> str | None:
 def _signer(region: str) -> Urllib3AWSV4SignerAuth:
     import boto3
 
-    return Urllib3AWSV4SignerAuth(boto3.Session().get_credentials(), region, "es")
+    credentials = boto3.Session().get_credentials()
+    if credentials is None:
+        raise VectorIndexError(
+            "There are no AWS credentials to sign requests to the OpenSearch domain with. Log in, "
+            "or set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
+    return Urllib3AWSV4SignerAuth(credentials, region, "es")
 
 
 class OpenSearchIndex:
@@ -194,7 +200,8 @@ class OpenSearchIndex:
         """A new, empty index to be filled, which nobody searches until the block ends well: then
         it takes the alias in one step, and the old index is removed. If the block fails, the new
         one is removed. What others write to the old one meanwhile is not in the new one."""
-        [old] = self._client.indices.get_alias(name=self._name)
+        with self._must_exist():
+            [old] = self._client.indices.get_alias(name=self._name)
         taken = self._client.indices.get(
             index=f"{self._name}-*", params={"expand_wildcards": "all"}
         )

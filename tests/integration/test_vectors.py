@@ -593,6 +593,11 @@ def test_reindexing_mends_an_old_mapping_and_keeps_every_chunk(name: str) -> Non
     assert ids(index, ember.vector, None, filter={"tags": "fire"}) == ["e0", "e1"]
 
 
+def test_only_what_is_there_can_be_reindexed(name: str) -> None:
+    with pytest.raises(VectorIndexError, match=f"no index {name} yet"):
+        OpenSearchIndex(connect(_server()), name, 4).reindex()
+
+
 def test_an_index_in_the_place_of_the_alias_is_refused(name: str) -> None:
     client = connect(_server())
     client.indices.create(index=name)

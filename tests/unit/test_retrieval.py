@@ -145,6 +145,18 @@ def test_requests_to_aws_are_signed_as_they_are_sent(monkeypatch: pytest.MonkeyP
         assert signature == f"Signature={wanted}"
 
 
+def test_a_domain_without_credentials_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(VectorIndexError, match="no AWS credentials"):
+        open_index(DOMAIN, "lore", 2)
+
+
 def embed(question: str) -> Sequence[float]:
     return [1.0, 0.0] if "dragon" in question else [0.0, 1.0]
 
