@@ -54,6 +54,7 @@ DEV = [
     "pytest-timeout>=2",
     "pytest-xdist>=3",
     "ruff>=0.14",
+    "schemathesis>=4.32,<5",
     "statelint>=3",
     "types-psutil",
 ]

@@ -1,0 +1,160 @@
+"""The API as deployed: its OpenAPI document, its system tests, and `quench ask`."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from stack import ROOT, Tuning, small, until
+from typer.testing import CliRunner
+
+from cli.main import app
+
+SETTINGS = small(api={"rate_limit": 10_000, "burst_limit": 5_000})
+CASES = 2_000
+CHECKS = (
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+)
+MOST_TOKENS = 4  # so that answers take no time
+
+schema = schemathesis.openapi.from_path(str(ROOT / "lambdas" / "openapi.json"))
+schema.config.generation.update(
+    modes=[schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
+)
+answered: Counter[tuple[str, int]] = Counter()
+
+
+class Signed(requests.auth.AuthBase):
+    """Signs requests (SigV4) as API Gateway asks for."""
+
+    def __init__(self, cloud: Any) -> None:
+        self._credentials = cloud.session.get_credentials().get_frozen_credentials()
+        self._region = cloud.config.region
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        signed = AWSRequest(request.method, request.url, data=request.body or b"")
+        SigV4Auth(self._credentials, "execute-api", self._region).add_auth(signed)
+        request.headers.update(dict(signed.headers))
+        return request
+
+
+@pytest.fixture(scope="module")
+def stack(tuning: Tuning) -> Tuning:
+    """With a document to find: an index without any is a 503."""
+    s3 = tuning.client("s3")
+    bucket = tuning.outputs["DocumentsBucketName"]
+    s3.put_object(Bucket=bucket, Key="gate.md", Body=b"# The gate\n\nIt is kept by Ysolde.")
+    session = requests.Session()
+    session.auth = Signed(tuning.cloud)
+    health = tuning.outputs["ApiUrl"] + "health"
+    until(lambda: session.get(health, timeout=35).json()["index"]["chunks"], "the document")
+    return tuning
+
+
+@schema.parametrize()
+@settings(
+    max_examples=CASES // 4,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+def test_whatever_is_sent_is_answered_as_documented(case: schemathesis.Case, stack: Tuning) -> None:
+    if isinstance(case.body, dict) and case.path in ("/text", "/rag"):
+        tokens = case.body.get("max_tokens", MOST_TOKENS)
+        if isinstance(tokens, int) and tokens >= 1:
+            case.body["max_tokens"] = min(tokens, MOST_TOKENS)
+    response = case.call(
+        base_url=stack.outputs["ApiUrl"].rstrip("/"), auth=Signed(stack.cloud), timeout=35
+    )
+    answered[case.path, response.status_code] += 1
+    case.validate_response(response, checks=CHECKS)
+
+
+def test_the_cases_went_both_ways() -> None:
+    for path in ("/text", "/rag", "/image"):
+        assert answered[path, 200] > 0, answered
+        assert answered[path, 422] > 0, answered
+    assert sum(answered.values()) >= CASES
+
+
+def system_tests(stack: Tuning) -> subprocess.CompletedProcess[str]:
+    """Run them as the release pipeline does: with a URL, a parameter and credentials."""
+    given = {
+        **stack.cloud.environment(),
+        "API_URL": stack.outputs["ApiUrl"],
+        "MODEL_PARAMETER": stack.outputs["ModelParameterName"],
+        "PATH": os.environ["PATH"],
+    }
+    command = [sys.executable, "-m", "pytest", "tests/system", "-p", "no:cacheprovider"]
+    return subprocess.run(
+        command, cwd=ROOT, env=given, capture_output=True, text=True, check=False, timeout=200
+    )
+
+
+def test_the_system_tests_pass_where_the_model_is_the_parameters(stack: Tuning) -> None:
+    run = system_tests(stack)
+    assert run.returncode == 0, run.stdout
+
+
+def test_the_system_tests_fail_where_another_model_is_in_use(stack: Tuning) -> None:
+    ssm = stack.client("ssm")
+    name = stack.outputs["ModelParameterName"]
+    before = ssm.get_parameter(Name=name)["Parameter"]["Value"]
+    promoted = {**json.loads(before), "model_id": "arn:aws:bedrock:us-east-1::another-model"}
+    ssm.put_parameter(Name=name, Value=json.dumps(promoted), Overwrite=True)
+    try:
+        run = system_tests(stack)
+    finally:
+        ssm.put_parameter(Name=name, Value=before, Overwrite=True)
+    assert run.returncode == 1, run.stdout
+    assert "test_health_names_the_model_that_is_to_be_in_use" in run.stdout
+
+
+@pytest.fixture
+def terminal(stack: Tuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.chdir(tmp_path)
+    for name, value in stack.cloud.environment().items():
+        monkeypatch.setenv(name, value)
+    return CliRunner()
+
+
+def test_ask_shows_the_answer_with_its_sources(stack: Tuning, terminal: CliRunner) -> None:
+    answer = terminal.invoke(app, ["ask", "--mode", "rag", "Who keeps the gate?"])
+    assert answer.exit_code == 0, answer.output
+    assert f"[1] The gate  s3://{stack.outputs['DocumentsBucketName']}/gate.md" in answer.output
+
+
+def test_ask_of_an_unknown_persona_names_the_known(stack: Tuning, terminal: CliRunner) -> None:
+    bucket, _, prefix = stack.outputs["PersonasUri"].removeprefix("s3://").partition("/")
+    persona = {"name": "Ysolde", "voice": "You whisper.", "rules": []}
+    stack.client("s3").put_object(
+        Bucket=bucket, Key=f"{prefix}ysolde.json", Body=json.dumps(persona).encode()
+    )
+    answer = terminal.invoke(app, ["ask", "--persona", "nobody", "Who are you?"])
+    assert answer.exit_code == 1
+    assert "ysolde" in answer.output
+    assert terminal.invoke(app, ["ask", "--persona", "ysolde", "Who are you?"]).exit_code == 0
+
+
+def test_chat_goes_on_until_the_input_ends(terminal: CliRunner) -> None:
+    answer = terminal.invoke(app, ["chat"], input="Who are you?\n\nAnd where?\n")
+    assert answer.exit_code == 0, answer.output
+    assert answer.output.count("amazon.nova-micro-v1:0") == 2
