@@ -84,7 +84,7 @@ setup(
             for below in ("", ".*")
         ]
     ),
-    package_data={"": ["*.toml", "requirements.txt", "Dockerfile"]},
+    package_data={"": ["*.json", "*.toml", "requirements.txt", "Dockerfile"]},
     install_requires=["boto3>=1.40", "pydantic>=2.10", "rich>=13", "typer>=0.15"],
     extras_require={
         "functions": FUNCTIONS,

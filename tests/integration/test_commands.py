@@ -67,7 +67,7 @@ def test_up_says_what_to_export_and_leaves_nothing_after_ctrl_c(folder: Path) ->
                 exported[name] = value
             if "Ctrl-C" in line:
                 break
-        bucket = output.partition("s3://")[2].partition("/")[0]
+        bucket = output.partition("aws s3 cp FILE s3://")[2].partition("/")[0]
         assert f"  aws s3 cp FILE s3://{bucket}/tales/\n" in output
         assert "  aws s3 sync FOLDER s3://" in output
         s3: Any = boto3.Session(
