@@ -3,8 +3,10 @@
 It says the same to everybody, at once, and keeps what it was asked.
 """
 
+import argparse
 import json
 import re
+import sys
 from typing import Any
 from urllib.parse import unquote
 
@@ -88,3 +90,15 @@ class ApiStandIn(BedrockStandIn):
         if "image" in model.tasks:
             return 200, images.response_body(model.family, images.Image(PNG, 7))
         return 200, text.response_body(model.family, self._answer)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--latency", type=float, default=0.0)
+    with ApiStandIn(parser.parse_args().latency) as stand_in:
+        print(stand_in.url, flush=True)
+        sys.stdin.read()  # until whoever started this ends
+
+
+if __name__ == "__main__":
+    main()

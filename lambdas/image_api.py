@@ -9,8 +9,8 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import Field
 
 from bedrock import images
+from bedrock.bodies import BodyError
 from bedrock.images import ContentFilteredError
-from bedrock.text import BodyError
 from lambdas.api_models import ImageRequest, ImageResponse
 from lambdas.api_settings import ApiSettings
 from lambdas.generation import client, failed, invoke, invoke_id, usable_model

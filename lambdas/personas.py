@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lambdas.generation import client
 from lambdas.http import ApiError, invalid
 from lambdas.validation import explain
 
@@ -20,7 +21,7 @@ FRESH_SECONDS = 300.0
 class Persona(BaseModel):
     """A character. `voice` and `rules` are sentences that address it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     name: str = Field(min_length=1, description="With what it is: Marda Quill, innkeeper of …")
     voice: str = Field(min_length=1, description="How it speaks: You are warm and …")
@@ -35,8 +36,8 @@ class Persona(BaseModel):
 class Personas:
     """The personas below a prefix in S3 (None: there are none), each kept for some minutes."""
 
-    def __init__(self, uri: str | None, s3: Any) -> None:
-        self._s3 = s3
+    def __init__(self, uri: str | None) -> None:
+        self._s3: Any = uri and client("s3", read_seconds=2)
         parts = urlsplit(uri or "")
         self._bucket, self._prefix = parts.netloc, parts.path.removeprefix("/")
         self._loaded: dict[str, tuple[float, Persona]] = {}
@@ -53,7 +54,7 @@ class Personas:
         return persona
 
     def _load(self, key: str) -> Persona:
-        if not self._bucket:
+        if not self._s3:
             raise invalid({"persona": f"there is no persona {key!r}: none are deployed"})
         try:
             name = f"{self._prefix}{key}.json"

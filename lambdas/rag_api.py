@@ -10,9 +10,10 @@ from pydantic import Json
 from bedrock.embeddings import parse_embeddings, request_body
 from bedrock.passages import Passage as ContextPassage
 from bedrock.text import BodyError
+from lambdas.answers import Generator
 from lambdas.api_models import RagRequest, RagResponse, Source, Usage
 from lambdas.api_settings import RETRY_AFTER_SECONDS, ApiSettings, Index
-from lambdas.generation import Generator, client, failed, invoke, invoke_id, usable_model
+from lambdas.generation import client, failed, invoke, invoke_id, usable_model
 from lambdas.http import ApiError, logger, parse, respond
 from lambdas.personas import Personas
 from lambdas.validation import read_environment
@@ -39,8 +40,8 @@ class Environment(ApiSettings):
 environment = read_environment(Environment)
 # Together they stay below API Gateway's 29 seconds: to connect takes up to a second more each.
 embedding_client = client("bedrock-runtime", read_seconds=4)
-text_client = client("bedrock-runtime", read_seconds=17)
-personas = Personas(environment.PERSONAS_URI, client("s3", read_seconds=1))
+text_client = client("bedrock-runtime", read_seconds=16)
+personas = Personas(environment.PERSONAS_URI)
 generator = Generator(environment, text_client, personas)
 index = open_index(
     environment.INDEX.location,

@@ -4,15 +4,16 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from lambdas.answers import Generator
 from lambdas.api_models import TextRequest, TextResponse
 from lambdas.api_settings import ApiSettings
-from lambdas.generation import Generator, client
+from lambdas.generation import client
 from lambdas.http import logger, parse, respond
 from lambdas.personas import Personas
 from lambdas.validation import read_environment
 
 environment = read_environment(ApiSettings)
-personas = Personas(environment.PERSONAS_URI, client("s3", read_seconds=2))
+personas = Personas(environment.PERSONAS_URI)
 bedrock = client("bedrock-runtime", read_seconds=24)
 generator = Generator(environment, bedrock, personas)
 
