@@ -103,6 +103,7 @@ def test_demo_takes_somebodys_own_data_to_an_approved_model(folder: Path) -> Non
         "tune",
         "approve",
         "promote",
+        "answer",
     ]
     knowledge = result["knowledge"]
     assert (knowledge["documents"], knowledge["failed"], knowledge["questions"]) == (47, 0, 60)
@@ -119,6 +120,16 @@ def test_demo_takes_somebodys_own_data_to_an_approved_model(folder: Path) -> Non
     promoted = json.loads(result["parameter"]["value"])
     assert promoted["model_package"] == result["model_package"]["arn"]
     assert promoted["model_id"] in output
+    answers = {answer["mode"]: answer for answer in result["answers"]}
+    assert {mode: answer["status"] for mode, answer in answers.items()} == {
+        "base": 200,
+        "tuned": 200,
+        "rag": 200,
+    }
+    assert answers["tuned"]["model_id"] == promoted["model_id"] != answers["base"]["model_id"]
+    assert answers["rag"]["sources"][0]["uri"].endswith("/long-night-chronicle.md")
+    assert result["picture"]["placeholder"] is True
+    assert (folder / result["picture"]["path"]).read_bytes().startswith(b"\x89PNG")
     assert result["peak_memory_mb"] > 0
 
 

@@ -81,7 +81,7 @@ def after(seconds: float) -> datetime:
 def test_help_names_every_command() -> None:
     code, output = quench("--help")
     assert code == 0
-    for command in ("up", "synth", "demo", "documents"):
+    for command in ("up", "synth", "demo", "ask", "chat", "documents"):
         assert f"│ {command} " in output
 
 
@@ -91,6 +91,8 @@ def test_help_names_every_command() -> None:
         ("up", ["--port", "--state-dir", "--model", "--settings"]),
         ("demo", ["--dataset", "--port", "--model", "--plain", "--timeout"]),
         ("synth", ["--output", "--settings"]),
+        ("ask", ["--mode", "--persona", "--settings"]),
+        ("chat", ["--mode", "--persona", "--settings"]),
         ("documents sync", ["--timeout", "--settings"]),
     ],
 )
@@ -261,6 +263,23 @@ RESULT = {
     },
     "model_package": {"arn": "arn:p", "approval_status": "Approved"},
     "parameter": {"name": "/quench/model", "value": '{"model_id": "arn:d"}'},
+    "answers": [
+        {
+            "mode": "rag",
+            "status": 200,
+            "model_id": "amazon.nova-micro-v1:0",
+            "response": "Cinderford.",
+            "sources": [{"uri": "s3://documents/a.md", "title": "A", "score": 0.75}],
+            "seconds": 1.5,
+        }
+    ],
+    "picture": {
+        "status": 200,
+        "model_id": "stability.stable-image-core-v1:1",
+        "placeholder": True,
+        "path": ".quench/demo/picture.png",
+        "seconds": 0.5,
+    },
     "peak_memory_mb": 2048.5,
 }
 
@@ -366,6 +385,15 @@ def test_found_passages_mark_the_document_that_answers() -> None:
     assert "  a.md  Text of a.md" in text
     assert "✓ b.md  Text of b.md" in text
     assert text.count("✓") == 1
+
+
+def test_answers_of_the_api_show_sources_and_picture() -> None:
+    result = DemoResult.model_validate(RESULT)
+    text = text_of(view.api_answers("Which name?", result.answers, result.picture))
+    assert "Asked through the API  Which name?" in text
+    assert "rag    Cinderford." in text
+    assert "[1] A  a.md  0.75" in text
+    assert "a placeholder, by stability.stable-image-core-v1:1" in text
 
 
 def test_failed_step_shows_its_reason() -> None:
