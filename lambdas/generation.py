@@ -50,7 +50,7 @@ def client(
 ) -> Any:
     """A client that waits so long for a response, and does not try again by itself.
 
-    It is botocore's, which is boto3's too: importing boto3 besides takes another 50 ms, and a
+    It is botocore's, which is boto3's too: importing boto3 besides takes another 15 ms, and a
     function that starts is waited for.
     """
     config = Config(connect_timeout=1, read_timeout=read_seconds, retries={"total_max_attempts": 1})

@@ -7,6 +7,8 @@ import pytest
 
 from bedrock.images import Image, response_body
 from benchmarks.api_stand_in import BASE_MODEL, IMAGE_MODEL, PNG, ApiStandIn
+from local.cloud import Cloud
+from local.config import LocalConfig
 
 
 @pytest.fixture
@@ -145,3 +147,14 @@ def test_throttling_is_told(ask, stand_in):
     stand_in.answer = lambda path, body: (429, {"message": "Too many requests"})
     status, headers, _ = ask({"prompt": "A market"})
     assert (status, int(headers["retry-after"]) > 0) == (429, True)
+
+
+def test_the_embedded_cloud_says_that_its_pictures_are_placeholders(
+    load, read_event, context, tmp_path
+):
+    with Cloud(LocalConfig(port=0, state_dir=tmp_path / "cloud")) as cloud:
+        function = load(**cloud.environment(), AWS_ENDPOINT_URL_BEDROCK_RUNTIME=cloud.endpoint)
+        response = function.handler(read_event("api_image"), context)
+    assert response["statusCode"] == 200
+    body = json.loads(response["body"])
+    assert (body["placeholder"], body["width"], body["height"]) == (True, 1344, 768)

@@ -6,6 +6,7 @@ Errors of Bedrock, and the personas' bucket, are the embedded cloud's.
 import base64
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from benchmarks.api_stand_in import ANSWER, BASE_MODEL, ApiStandIn
 from lambdas import generation, http
 from lambdas.api_models import MOST_TOKENS
 from lambdas.http import ApiError
+from lambdas.personas import Persona
 from lambdas.validation import EnvironmentVariableError
 from local.cloud import Cloud
 from local.config import LocalConfig
@@ -399,3 +401,11 @@ def test_nothing_waits_longer_than_the_gateway(load):
     config = function.bedrock.meta.config
     assert config.retries["total_max_attempts"] == 1
     assert config.connect_timeout + config.read_timeout < 29
+
+
+def test_the_examples_personas_speak_as_the_tuning_data_does():
+    examples = Path(__file__).parents[2] / "examples" / "emberfall"
+    lines = (examples / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()
+    known = {json.loads(line)["system"] for line in lines}
+    files = [file.read_text(encoding="utf-8") for file in (examples / "personas").iterdir()]
+    assert {Persona.model_validate_json(text).system for text in files} == known
