@@ -15,7 +15,12 @@ from constructs import Construct
 
 from bedrock.models import find_model
 from infrastructure.assets import Assets
-from infrastructure.stack import ALARM_PERIOD, FUNCTION_TIMEOUT_SECONDS, QuenchStack
+from infrastructure.stack import (
+    ALARM_PERIOD,
+    FUNCTION_TIMEOUT_SECONDS,
+    INDEX_READERS,
+    QuenchStack,
+)
 from workflows.hydration_job import hydration_job
 from workflows.settings import Settings
 
@@ -190,7 +195,8 @@ class KnowledgeStack(QuenchStack):
                 statements=[
                     iam.PolicyStatement(
                         # Whoever has a policy of his own for it: the roles of the APIs are made
-                        # later, and a principal that is not there yet would be refused.
+                        # later, and a principal that is not there yet would be refused. What each
+                        # may do there, the hydration job sets (vectors/reader_role.py).
                         principals=[iam.AccountRootPrincipal()],
                         actions=[f"es:{action}" for action in INDEX_ACTIONS],
                         resources=[f"{self._domain_arn()}/*"],
@@ -207,6 +213,10 @@ class KnowledgeStack(QuenchStack):
         # Its name is its own: a domain left behind by a failed creation would be in the way.
         domain.apply_removal_policy(RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE)
         return f"https://{domain.attr_domain_endpoint}"
+
+    def _function_role_arn(self, name: str) -> str:
+        """Of a function in another stack, whose role is named as the function is."""
+        return f"arn:{self.partition}:iam::{self.account}:role/{self._function_name(name)}"
 
     def _domain_error_log(self) -> logs.LogGroup:
         log_group = logs.LogGroup(
@@ -232,16 +242,16 @@ class KnowledgeStack(QuenchStack):
     # From a change to a job
 
     def _start_hydration(self) -> lambda_.Function:
-        job = self._resolved(
-            hydration_job(self.settings),
-            {
-                "DocumentsBucket": self.documents_bucket.bucket_name,
-                "HydrationBucket": self.hydration_bucket.bucket_name,
-                "IndexLocation": self.index_location,
-                "ImageUri": self.image.image_uri,
-                "RoleArn": self.job_role.role_arn,
-            },
-        )
+        values = {
+            "DocumentsBucket": self.documents_bucket.bucket_name,
+            "HydrationBucket": self.hydration_bucket.bucket_name,
+            "IndexLocation": self.index_location,
+            "ImageUri": self.image.image_uri,
+            "RoleArn": self.job_role.role_arn,
+        }
+        if not self.settings.knowledge.opensearch.endpoint:
+            values["ReaderRoles"] = ",".join(map(self._function_role_arn, INDEX_READERS))
+        job = self._resolved(hydration_job(self.settings), values)
         function = self._event_function(
             "start_hydration",
             "Changed documents, or a request for all of them, start a hydration job",

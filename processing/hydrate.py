@@ -27,9 +27,16 @@ import time
 from collections.abc import Iterator, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from bedrock.models import (
     UnknownModelError,
@@ -45,9 +52,11 @@ from processing.hydration_report import HydrationReport
 from processing.job import ArgumentsError, leave_message, parse_arguments
 from processing.pipeline import Pipeline
 from vectors.index import VectorIndexError
-from vectors.open import open_index
+from vectors.open import allow_readers, open_index
 
 NOT_DONE = "The job that was to hydrate it ended before."
+
+RoleArn = Annotated[str, Field(pattern=r"^arn:[a-z-]+:iam::\d{12}:role/[\w+=.@/-]+$")]
 
 
 class HydrationError(Exception):
@@ -56,7 +65,8 @@ class HydrationError(Exception):
 
 class Arguments(BaseModel):
     """What the job was started with. Chunks are measured in characters; 0 requests
-    per second set no ceiling."""
+    per second set no ceiling; reader roles are IAM roles that are to search the index, with commas
+    between their ARNs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,6 +80,7 @@ class Arguments(BaseModel):
     chunk_overlap: int = Field(default=100, ge=0)
     concurrency: int = Field(default=16, ge=1, le=256)
     requests_per_second: float = Field(default=0, ge=0)
+    reader_roles: Annotated[tuple[RoleArn, ...], BeforeValidator(lambda text: text.split(","))] = ()
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
@@ -98,6 +109,11 @@ class ResourceConfig(BaseModel):
         if self.current_host not in self.hosts:
             raise ValueError(f"{self.current_host} is not among the hosts {self.hosts}")
         return self
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this host does what one host is to do for all."""
+        return self.current_host == min(self.hosts)
 
     def is_ours(self, source: str) -> bool:
         """Whether a document is this host's work: each is one host's, by hash of its source."""
@@ -170,6 +186,8 @@ def hydrate(arguments: Arguments, root: Path) -> HydrationReport:
     )
     pipeline = Pipeline(bucket, markers, index, embedder, settings, report)
     try:
+        if arguments.reader_roles and hosts.is_first:
+            allow_readers(arguments.index_location, arguments.index_name, arguments.reader_roles)
         index.ensure()
         if changed is None:
             indexed = {source for source in index.sources() if source.startswith(bucket.uri)}

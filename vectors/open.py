@@ -1,6 +1,7 @@
 """Which index a location means."""
 
 import os
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from vectors.index import VectorIndex, VectorIndexError
@@ -21,8 +22,8 @@ def open_index(
     so the embedded cloud has an index where a template names a domain. Time-out and retries are
     those of each request to an endpoint. Raises VectorIndexError for any other location.
     """
-    location = os.environ.get("VECTOR_INDEX_LOCATION") or location
-    if urlsplit(location).scheme in ("http", "https"):
+    location = _meant(location)
+    if _is_endpoint(location):
         from vectors.opensearch import OpenSearchIndex, connect
 
         return OpenSearchIndex(connect(location, timeout_seconds, retries), name, dimensions)
@@ -33,3 +34,27 @@ def open_index(
     raise VectorIndexError(
         f"{location!r} is no vector index. Name an https:// endpoint or lancedb:<folder>."
     )
+
+
+def allow_readers(location: str, name: str, iam_roles: Sequence[str]) -> None:
+    """Lets IAM roles, by their ARNs, search the index of that name, if it is in a domain of Amazon
+    OpenSearch Service: other indexes know no such roles. The domain must have fine-grained access
+    control, and this process be its master user.
+
+    `location` is that of `open_index`. Raises VectorIndexError if the domain refuses.
+    """
+    location = _meant(location)
+    if _is_endpoint(location):
+        from vectors.opensearch import aws_region, connect
+        from vectors.reader_role import grant_reader_role
+
+        if aws_region(location):
+            grant_reader_role(connect(location), name, iam_roles)
+
+
+def _meant(location: str) -> str:
+    return os.environ.get("VECTOR_INDEX_LOCATION") or location
+
+
+def _is_endpoint(location: str) -> bool:
+    return urlsplit(location).scheme in ("http", "https")

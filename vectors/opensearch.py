@@ -122,6 +122,8 @@ class OpenSearchIndex:
                 f"The index {index} does not fit the settings: {'; '.join(differences)}. "
                 + self._remedy()
             )
+        # Writers refresh what they wrote, but for those that were killed before they could.
+        self._client.indices.refresh(index=self._name)
 
     def existing(self, source: str) -> set[str]:
         return self._values("id", {"term": {"source": source}})
@@ -175,7 +177,6 @@ class OpenSearchIndex:
 
     def count(self) -> int:
         with self._must_exist():
-            self._client.indices.refresh(index=self._name)
             return int(self._client.count(index=self._name)["count"])
 
     def reindex(self) -> None:
@@ -309,7 +310,6 @@ class OpenSearchIndex:
         """All values of a field in the documents that a query finds."""
         values: set[str] = set()
         with self._must_exist():
-            self._client.indices.refresh(index=self._name)
             pages: dict[str, Any] = {
                 "size": 10_000,
                 "sources": [{field: {"terms": {"field": field}}}],

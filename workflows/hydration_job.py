@@ -23,6 +23,7 @@ class HydrationResources:
     index_location: str = "${IndexLocation}"
     image_uri: str = "${ImageUri}"
     role_arn: str = "${RoleArn}"
+    reader_roles: str = "${ReaderRoles}"
     region: str = "${AWS::Region}"
 
 
@@ -47,6 +48,8 @@ def hydration_job(
         "concurrency": knowledge.concurrency,
         "requests-per-second": f"{knowledge.requests_per_second:g}",
     }
+    if not knowledge.opensearch.endpoint:  # who reads an existing index, its owner decides
+        arguments["reader-roles"] = names.reader_roles
     return {
         "AppSpecification": {
             "ImageUri": names.image_uri,

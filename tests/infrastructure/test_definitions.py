@@ -112,13 +112,15 @@ def test_hydration_job_is_the_golden_one() -> None:
 
 def test_hydration_job_is_what_the_service_takes() -> None:
     settings = Settings(knowledge={"timeout_hours": 0.5, "requests_per_second": 2.5})
-    names = HydrationResources(role_arn="arn:aws:iam::123456789012:role/hydration")
+    role = "arn:aws:iam::123456789012:role/hydration"
+    names = HydrationResources(role_arn=role, reader_roles=f"{role},{role}")
     request = {**hydration_job(settings, names), "ProcessingJobName": "quench-hydration-000001"}
     sagemaker = botocore.session.get_session().get_service_model("sagemaker")
     shape = sagemaker.operation_model("CreateProcessingJob").input_shape
     assert ParamValidator().validate(request, shape).generate_report() == ""
     assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 1800}
-    assert request["AppSpecification"]["ContainerArguments"][-1] == "2.5"
+    arguments = request["AppSpecification"]["ContainerArguments"]
+    assert arguments[arguments.index("--requests-per-second") + 1] == "2.5"
 
 
 def test_hydration_job_leaves_only_known_placeholders_to_cloudformation() -> None:
@@ -128,4 +130,5 @@ def test_hydration_job_leaves_only_known_placeholders_to_cloudformation() -> Non
         "IndexLocation",
         "ImageUri",
         "RoleArn",
+        "ReaderRoles",
     }

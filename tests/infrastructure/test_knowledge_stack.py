@@ -4,7 +4,14 @@ import json
 from typing import Any
 
 import pytest
-from templates import Template, knowledge_template, of_type, resources_of, statements
+from templates import (
+    Template,
+    inference_template,
+    knowledge_template,
+    of_type,
+    resources_of,
+    statements,
+)
 
 from infrastructure.assets import Assets
 from workflows.placeholders import placeholders
@@ -20,6 +27,13 @@ def template(assets: Assets) -> Template:
 
 def with_settings(assets: Assets, **knowledge: Any) -> Template:
     return knowledge_template(Settings(knowledge=knowledge), assets)
+
+
+def job(template: Template) -> tuple[str, dict[str, Any]]:
+    """The job's definition as text, and the values of its placeholders."""
+    (function,) = of_type(template, "AWS::Lambda::Function")
+    text, values = function["Environment"]["Variables"]["PROCESSING_JOB"]["Fn::Sub"]
+    return text, values
 
 
 def test_the_domain_is_encrypted_and_left_to_the_policies_of_roles(template: Template) -> None:
@@ -111,11 +125,32 @@ def test_the_apis_are_told_where_to_search(assets: Assets, endpoint: str) -> Non
 def test_the_function_gets_the_whole_definition_of_the_job(template: Template) -> None:
     (function,) = of_type(template, "AWS::Lambda::Function")
     variables = function["Environment"]["Variables"]
-    text, values = variables["PROCESSING_JOB"]["Fn::Sub"]
+    text, values = job(template)
     assert placeholders(text) == set(values)
     assert json.loads(text)["AppSpecification"]["ContainerEntrypoint"][-1] == "processing.hydrate"
     assert values["DocumentsBucket"] == variables["DOCUMENTS_BUCKET"]
     assert values["HydrationBucket"] == variables["HYDRATION_BUCKET"]
+
+
+def test_a_job_lets_the_apis_roles_search_a_domain_of_our_own(
+    template: Template, assets: Assets
+) -> None:
+    text, values = job(template)
+    arguments = json.loads(text)["AppSpecification"]["ContainerArguments"]
+    assert arguments[arguments.index("--reader-roles") + 1] == "${ReaderRoles}"
+    parts = values["ReaderRoles"]["Fn::Join"][1]
+    arns = "".join(part if isinstance(part, str) else "…" for part in parts).split(",")
+    apis = of_type(inference_template(Settings(), assets), "AWS::IAM::Role")
+    searching = {role["RoleName"] for role in apis if "RoleName" in role}
+    assert {arn.rpartition("/")[2] for arn in arns} == searching
+    assert {arn.rpartition("/")[0] for arn in arns} == {"arn:…:iam::…:role"}
+
+
+def test_who_reads_an_existing_endpoint_is_left_to_its_owner(assets: Assets) -> None:
+    endpoint = "https://search-lore-abc0.aos.us-east-1.on.aws"
+    text, values = job(with_settings(assets, opensearch={"endpoint": endpoint}))
+    assert "reader" not in text
+    assert placeholders(text) == set(values)
 
 
 def test_the_function_starts_jobs_of_its_own_names_only(template: Template) -> None:

@@ -525,6 +525,20 @@ def test_a_server_that_is_away_loses_nothing_silently() -> None:
     assert set(caught.value.failures) == {"e0", "b0"}
 
 
+def test_what_a_killed_writer_wrote_is_seen_by_the_next(
+    opensearch: OpenSearchIndex, name: str
+) -> None:
+    client = connect(_server())
+    client.indices.put_settings(index=name, body={"index": {"refresh_interval": "-1"}})
+    lost = {"source": ember.source, "id": ember.id, "vector": [1.0, 0.0, 0.0, 0.0]}
+    client.index(index=name, id=ember.id, body=lost)
+    assert opensearch.count() == 0
+    opensearch.ensure()
+    assert opensearch.existing(ember.source) == {ember.id}
+    assert opensearch.sources() == {ember.source}
+    assert opensearch.count() == 1
+
+
 def test_twenty_thousand_chunks_without_loss_and_nearly_exact(name: str) -> None:
     index = open_index(_server(), name, 256)
     index.ensure()
