@@ -31,6 +31,7 @@ BATCH_SIZE = 16
 TUNED_MODELS = 2  # kept in memory
 REPETITION_PENALTY = 1.05  # keeps a small model that decodes greedily out of loops
 CONTEXT = 4_096  # tokens of prompt and answer: what a laptop's memory can hold for a whole batch
+LOWEST_TEMPERATURE = 0.01  # below, scores divided by it overflow: the likeliest token is taken
 
 
 @dataclass(frozen=True)
@@ -152,13 +153,14 @@ def _generate(models: Models, batch: list[tuple[Request, list[int]]]) -> list[li
         [[0] * len(pad) + [1] * len(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
     )
     _, temperature, top_p = requests[0].kind
-    sampling = {"temperature": temperature, "top_p": top_p} if temperature > 0 else {}
+    samples = temperature >= LOWEST_TEMPERATURE
+    sampling = {"temperature": temperature, "top_p": top_p} if samples else {}
     with torch.inference_mode():
         output = models.get(requests[0].adapter).generate(
             input_ids=tokens,
             attention_mask=mask,
             max_new_tokens=max(request.max_tokens for request in requests),
-            do_sample=temperature > 0,
+            do_sample=samples,
             repetition_penalty=REPETITION_PENALTY,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
