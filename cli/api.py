@@ -1,6 +1,7 @@
 """The deployed API, as an application calls it."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,11 +40,16 @@ class Api:
         self,
         mode: Mode,
         question: str,
+        max_tokens: int,
         persona: str | None = None,
-        history: list[Any] | None = None,
+        history: Sequence[Mapping[str, str]] = (),
     ) -> Reply:
-        """One question to a mode's endpoint."""
-        body: dict[str, Any] = {"question": question, "history": history or []}
+        """One question to a mode's endpoint; `history` are earlier turns, as the API takes them."""
+        body: dict[str, Any] = {
+            "question": question,
+            "max_tokens": max_tokens,
+            "history": list(history),
+        }
         if persona:
             body["persona"] = persona
         if mode == "rag":

@@ -15,17 +15,24 @@ MOST_TURNS = 50  # of a conversation's history, as the API takes it
 
 
 def ask(
-    question: str, mode: Mode, persona: str | None, settings: Path | None, console: Console
+    question: str,
+    mode: Mode,
+    persona: str | None,
+    max_tokens: int,
+    settings: Path | None,
+    console: Console,
 ) -> None:
     """Ask once, and show the answer with its sources. Raises CommandError for an error response."""
     with aws_errors():
         api = _api(settings)
         with console.status("Waiting for an answer…"):
-            reply = api.ask(mode, question, persona)
+            reply = api.ask(mode, question, max_tokens, persona)
     _show(_succeeded(reply), console)
 
 
-def chat(mode: Mode, persona: str | None, settings: Path | None, console: Console) -> None:
+def chat(
+    mode: Mode, persona: str | None, max_tokens: int, settings: Path | None, console: Console
+) -> None:
     """A conversation, until the input ends; an error ends one turn only."""
     with aws_errors():
         api = _api(settings)
@@ -33,7 +40,7 @@ def chat(mode: Mode, persona: str | None, settings: Path | None, console: Consol
         console.print("[dim]Ctrl-D ends the conversation.[/]")
         while (question := _read(console)) is not None:
             with console.status("Waiting for an answer…"):
-                reply = api.ask(mode, question, persona, history[-MOST_TURNS:])
+                reply = api.ask(mode, question, max_tokens, persona, history[-MOST_TURNS:])
             if reply.status != 200:
                 console.print(f"[red]error[/]: {escape(reply.problem)}", soft_wrap=True)
                 continue

@@ -34,6 +34,7 @@ PERSONAS = Path("examples/emberfall/personas")
 PERSONA = "oriel"
 MODES: tuple[Mode, ...] = ("base", "tuned", "rag")
 QUESTION = "What was Emberfall called before the Long Night?"
+MAX_TOKENS = 100  # a laptop answers 12 a second, and API Gateway waits 29 seconds
 PICTURE = "The bell tower of Emberfall at dusk, ash falling like snow"
 LOOK_SECONDS = 2.0
 START_SECONDS = 60.0
@@ -287,7 +288,7 @@ class Demo:
         for mode in MODES:
             self._progress.note("answer", f"{QUESTION} ({mode})")
             started = time.monotonic()
-            reply = api.ask(mode, QUESTION, persona)
+            reply = api.ask(mode, QUESTION, MAX_TOKENS, persona)
             self._outcome.answers = [
                 *self._outcome.answers,
                 result.Answer(

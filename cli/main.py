@@ -145,6 +145,10 @@ def demo(
 ModeOption = Annotated[
     Mode, typer.Option(help="The base model, the tuned one, or the base model with knowledge.")
 ]
+MaxTokens = Annotated[
+    int,
+    typer.Option(min=1, help="How long an answer may get; a laptop makes about 12 a second."),
+]
 Persona = Annotated[str | None, typer.Option(help="Who answers: a persona's file name.")]
 
 
@@ -153,20 +157,24 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     mode: ModeOption = Mode.base,
     persona: Persona = None,
+    max_tokens: MaxTokens = 200,
     settings: SettingsFile = None,
 ) -> None:
     """Ask the deployed API one question."""
     with shown_errors():
-        asking.ask(question, mode.value, persona, settings, Console())
+        asking.ask(question, mode.value, persona, max_tokens, settings, Console())
 
 
 @app.command()
 def chat(
-    mode: ModeOption = Mode.base, persona: Persona = None, settings: SettingsFile = None
+    mode: ModeOption = Mode.base,
+    persona: Persona = None,
+    max_tokens: MaxTokens = 200,
+    settings: SettingsFile = None,
 ) -> None:
     """Talk with the deployed API."""
     with shown_errors():
-        asking.chat(mode.value, persona, settings, Console())
+        asking.chat(mode.value, persona, max_tokens, settings, Console())
 
 
 @documents_app.command()
