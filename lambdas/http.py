@@ -18,6 +18,9 @@ Request = TypeVar("Request", bound=BaseModel)
 Event = Mapping[str, Any]
 logger = Logger()
 
+MOST_VIOLATIONS = 100
+"""That are named one by one: a body may hold more than fit a function's memory, or its answer."""
+
 
 class ApiError(Exception):
     """An error that a caller is told, as it is."""
@@ -76,14 +79,21 @@ def parse(event: Event, model: type[Request]) -> Request:
     except binascii.Error as error:
         raise ApiError(400, "not_json", "The body is not base64, as the event says.") from error
     except ValidationError as error:
-        violations = error.errors(include_url=False, include_input=False, include_context=False)
+        count = error.error_count()
+        violations = (
+            error.errors(include_url=False, include_input=False, include_context=False)
+            if count <= MOST_VIOLATIONS
+            else []
+        )
     # pydantic's own error is left behind: it holds what was sent
+    if not violations:
+        raise invalid({"body": f"{count:,} fields are unknown or not valid, too many to name them"})
     if violations[0]["type"] == "json_invalid":
         raise ApiError(400, "not_json", f"The body is not JSON: {violations[0]['msg']}.")
     fields: dict[str, str] = {}
     for violation in violations:
         field = ".".join(str(part) for part in violation["loc"])[:100] or "body"
-        fields.setdefault(field, violation["msg"])
+        fields.setdefault(field, violation["msg"].removeprefix("Value error, "))
     raise invalid(fields)
 
 

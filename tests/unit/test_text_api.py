@@ -246,6 +246,22 @@ def test_an_invalid_field_is_named_with_the_reason(ask, stand_in, request_, fiel
     assert not stand_in.requests
 
 
+def test_too_many_invalid_fields_are_counted_not_named(ask, stand_in):
+    """Named, those of one body would not fit into what a function may answer."""
+    status, _, body = ask({"question": "?"} | {f"field_{n}": n for n in range(50_000)})
+    assert (status, body["error"]["code"]) == (422, "invalid_request")
+    (violation,) = body["error"]["fields"]
+    assert violation["field"] == "body"
+    assert "50,000 fields" in violation["reason"]
+    assert not stand_in.requests
+
+
+def test_a_reason_is_told_without_pydantics_words(ask):
+    _, _, body = ask({"question": "?", "history": turns("user")})
+    (violation,) = body["error"]["fields"]
+    assert violation["reason"] == "turns must alternate, from a user's to an assistant's"
+
+
 def test_what_only_some_families_take_is_refused_by_name(ask, load):
     function = load(BASE_MODEL="anthropic.claude-opus-5")
     status, _, body = ask({"question": "?", "temperature": 0.5}, function)
