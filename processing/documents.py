@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
+from typing import TextIO
 
 import docx
 import pypdf
@@ -25,8 +26,11 @@ from langchain_text_splitters import MarkdownHeaderTextSplitter
 MAXIMUM_BYTES = 64 * 2**20
 """Of a file that must be held whole, of what it decompresses to, and of its text."""
 MAXIMUM_STREAMED_BYTES = 2**30
+MAXIMUM_STREAMED_CHARACTERS = 4 * MAXIMUM_STREAMED_BYTES
+"""Of a streamed file's text, which is longer than the file where each record repeats the names."""
 MAXIMUM_DEPTH = 200
 MAXIMUM_LINE_CHARACTERS = 8 * 2**20
+"""Of a line of JSON, or of a row of CSV. Its text may have up to MAXIMUM_BYTES."""
 MAXIMUM_HEADING_CHARACTERS = 400
 MAXIMUM_REASON_CHARACTERS = 400
 PIECE_CHARACTERS = 2**16
@@ -80,7 +84,7 @@ def read_document(path: Path, name: str) -> Document:
     require_readable(name, path.stat().st_size)
     try:
         if reader := _STREAMED.get(suffix):
-            if not sum(1 for block in reader(path) if block.text.strip()):
+            if not _characters(reader(path), MAXIMUM_STREAMED_CHARACTERS):
                 raise DocumentError("it holds no text")
             return Document(title, reader(path))
         own_title, blocks = _WHOLE[suffix](path)
@@ -94,10 +98,19 @@ def read_document(path: Path, name: str) -> Document:
         reason = f"damaged, or not {suffix}: {type(error).__name__}: {error}"
         raise DocumentError(reason[:MAXIMUM_REASON_CHARACTERS]) from error
     blocks = [block for block in blocks if block.text.strip()]
-    if not blocks:
+    if not _characters(blocks, MAXIMUM_BYTES):
         scanned = " (scanned pages must go through OCR first)" if suffix == ".pdf" else ""
         raise DocumentError(f"it holds no text{scanned}")
     return Document(_one_line(own_title) or title, blocks)
+
+
+def _characters(blocks: Iterable[Block], maximum: int) -> int:
+    size = 0
+    for block in blocks:
+        size += len(block.text.strip())
+        if size > maximum:
+            raise DocumentError(f"makes more than {_megabytes(maximum)} of text")
+    return size
 
 
 def _suffix(name: str) -> str:
@@ -127,13 +140,33 @@ def _read_csv(path: Path) -> Iterator[Block]:
         first = file.readline(MAXIMUM_LINE_CHARACTERS)
         file.seek(0)
         delimiter = max(",;\t|", key=first.count)
-        rows = csv.reader(file, delimiter=delimiter, strict=True)
-        columns = next(filter(None, rows), [])
-        for row in filter(None, rows):
+        columns: list[str] = []
+        for row in _csv_rows(file, delimiter):
+            if not columns:
+                columns = row
+                continue
             # A field beyond the header is kept, without a name
             names = columns + [""] * (len(row) - len(columns))
             named = zip(names, row, strict=False)
-            yield _paragraph("", "\n".join(_labelled(name, value) for name, value in named))
+            yield _record(_labelled(name, value) for name, value in named)
+
+
+def _csv_rows(file: TextIO, delimiter: str) -> Iterator[list[str]]:
+    """Rows that hold anything. The csv module limits a field, but not how many a row has."""
+    size = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal size
+        while line := file.readline(MAXIMUM_LINE_CHARACTERS + 1):
+            size += len(line)
+            if size > MAXIMUM_LINE_CHARACTERS:
+                raise DocumentError(f"a row is longer than {MAXIMUM_LINE_CHARACTERS:,} characters")
+            yield line
+
+    for row in csv.reader(lines(), delimiter=delimiter, strict=True):
+        size = 0
+        if row:
+            yield row
 
 
 def _read_json_lines(path: Path) -> Iterator[Block]:
@@ -150,7 +183,7 @@ def _read_json_lines(path: Path) -> Iterator[Block]:
                     record = json.loads(line)
                 except ValueError as error:
                     raise DocumentError(f"line {number} is not valid JSON: {error}") from error
-                yield _paragraph("", "\n".join(_json_lines(record)))
+                yield _record(_json_lines(record))
 
 
 def _read_json(path: Path) -> tuple[str, list[Block]]:
@@ -159,7 +192,7 @@ def _read_json(path: Path) -> tuple[str, list[Block]]:
     except ValueError as error:
         raise DocumentError(f"not valid JSON: {error}") from error
     records = content if isinstance(content, list) else [content]
-    return "", [_paragraph("", "\n".join(_json_lines(record))) for record in records]
+    return "", [_record(_json_lines(record)) for record in records]
 
 
 def _json_lines(value: object, label: str = "", depth: int = 0) -> Iterator[str]:
@@ -176,6 +209,17 @@ def _json_lines(value: object, label: str = "", depth: int = 0) -> Iterator[str]
                 yield ""
     elif value is not None:
         yield _labelled(label, value if isinstance(value, str) else json.dumps(value))
+
+
+def _record(lines: Iterable[str]) -> Block:
+    """A paragraph of a record's lines, each of which repeats names, and so may grow many times."""
+    kept, size = [], 0
+    for line in lines:
+        kept.append(line)
+        size += len(line)
+        if size > MAXIMUM_BYTES:
+            raise DocumentError(f"a record makes more than {_megabytes(MAXIMUM_BYTES)} of text")
+    return _paragraph("", "\n".join(kept))
 
 
 def _labelled(name: str, value: str) -> str:

@@ -181,6 +181,11 @@ def pdf_bomb() -> bytes:
     return content.getvalue()
 
 
+def repeating(times: int) -> bytes:
+    """A small record of much text: every value is told with its name."""
+    return b'{"' + b"k" * 10_000 + b'": [' + b"1," * times + b"1]}"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -193,11 +198,16 @@ def pdf_bomb() -> bytes:
         ("a.html", b"<b>" * 10_000 + b"deep", "nested"),
         ("a.csv", b"name,home\n", "no text"),
         ("a.csv", b'name\n"never closed', "damaged"),
+        ("a.csv", b"name\n" + b"," * 9_000_000, "row is longer"),
+        ("a.csv", b"name\n" + b'"\n",' * 3_000_000, "row is longer"),
         ("a.json", b'{"a": ', "not valid JSON"),
         ("a.json", b"[" * 100_000, "nested"),
         ("a.json", b'{"a":' * 300 + b"1" + b"}" * 300, "nested"),
         ("a.jsonl", b'{"a": 1}\n{"a": \n', "line 2 is not valid JSON"),
         ("a.jsonl", b"[" * 100_000, "nested"),
+        ("a.jsonl", repeating(10_000), "record makes more than 64 MiB of text"),
+        ("a.json", repeating(10_000), "record makes more than 64 MiB of text"),
+        ("a.json", b"[" + b",".join([repeating(1_000)] * 9) + b"]", "makes more than 64 MiB of"),
         ("a.pdf", b"%PDF-1.7\nnonsense", "damaged"),
         ("a.pdf", pdf("The gate is shut.")[:300], "damaged"),
         ("a.pdf", pdf("The gate is shut.", password="secret"), "encrypted"),
@@ -221,6 +231,15 @@ def test_a_file_that_decompresses_without_end_costs_little(
     (tmp_path / "a.pdf").write_bytes(pdf_bomb())
     with pytest.raises(DocumentError):
         reader.read(tmp_path / "a.pdf", "a.pdf")
+
+
+def test_text_that_grows_with_every_row_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("processing.documents.MAXIMUM_STREAMED_CHARACTERS", 3 * 2**20)
+    (tmp_path / "a.csv").write_bytes(b"n" * 2**20 + b"\na" * 4)
+    with pytest.raises(DocumentError, match="makes more than 3 MiB of text"):
+        read_document(tmp_path / "a.csv", "a.csv")
 
 
 def test_a_reader_that_hangs_or_dies_is_replaced(tmp_path: Path) -> None:
