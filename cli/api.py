@@ -21,6 +21,7 @@ SECONDS = 35  # API Gateway answers within 29
 class Reply:
     status: int
     body: dict[str, Any]
+    request_id: str
 
     @property
     def problem(self) -> str:
@@ -77,7 +78,8 @@ class Api:
             SigV4Auth(credentials.get_frozen_credentials(), "execute-api", region).add_auth(request)
         try:
             response = self._http.send(request.prepare())
-            return Reply(response.status_code, json.loads(response.content))
+            request_id = response.headers.get("x-amzn-RequestId", "without an id")
+            return Reply(response.status_code, json.loads(response.content), request_id)
         except (HTTPClientError, ValueError) as error:
             raise CommandError(f"{self._url}{path} did not answer: {error}") from error
 

@@ -45,10 +45,11 @@ def chat(
                 console.print(f"[red]error[/]: {escape(reply.problem)}", soft_wrap=True)
                 continue
             _show(reply.body, console)
-            history += [
-                {"role": "user", "text": question},
-                {"role": "assistant", "text": reply.body["response"]},
-            ]
+            if reply.body["response"].strip():  # the API takes no blank turns
+                history += [
+                    {"role": "user", "text": question},
+                    {"role": "assistant", "text": reply.body["response"]},
+                ]
 
 
 def _api(settings: Path | None) -> Api:
@@ -57,9 +58,7 @@ def _api(settings: Path | None) -> Api:
 
 def _succeeded(reply: Reply) -> dict[str, Any]:
     if reply.status != 200:
-        raise CommandError(
-            reply.problem, f"Request {reply.body.get('request_id', 'without an id')}"
-        )
+        raise CommandError(reply.problem, f"Request {reply.request_id}")
     return reply.body
 
 

@@ -157,7 +157,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     mode: ModeOption = Mode.base,
     persona: Persona = None,
-    max_tokens: MaxTokens = 200,
+    max_tokens: MaxTokens = 100,
     settings: SettingsFile = None,
 ) -> None:
     """Ask the deployed API one question."""
@@ -169,7 +169,7 @@ def ask(
 def chat(
     mode: ModeOption = Mode.base,
     persona: Persona = None,
-    max_tokens: MaxTokens = 200,
+    max_tokens: MaxTokens = 100,
     settings: SettingsFile = None,
 ) -> None:
     """Talk with the deployed API."""

@@ -7,8 +7,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -221,6 +225,80 @@ def test_documents_without_an_account_says_how_to_name_one(monkeypatch: pytest.M
     code, output = quench("documents", "sync")
     assert code == 1
     assert "quench up" in output
+
+
+class Stage(BaseHTTPRequestHandler):
+    """A deployed API, and the service that tells its URL. What it is asked and answers is the
+    server's."""
+
+    def do_POST(self) -> None:
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        server: Any = self.server
+        if self.path == "/":
+            self.answer(200, server.outputs, {})
+            return
+        server.asked.append(json.loads(sent))
+        status, body = server.answers.pop(0)
+        self.answer(status, json.dumps(body).encode(), {"x-amzn-RequestId": "id-of-the-gateway"})
+
+    def answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+STACK = """<DescribeStacksResponse xmlns="http://cloudformation.amazonaws.com/doc/2010-05-15/">
+<DescribeStacksResult><Stacks><member><StackName>quench-inference</StackName>
+<StackStatus>CREATE_COMPLETE</StackStatus><CreationTime>2026-11-23T12:00:00Z</CreationTime><Outputs>
+<member><OutputKey>ApiUrl</OutputKey><OutputValue>{url}v1/</OutputValue></member>
+</Outputs></member></Stacks></DescribeStacksResult></DescribeStacksResponse>"""
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stage) as server:
+        url = f"http://127.0.0.1:{server.server_port}/"
+        vars(server).update(asked=[], answers=[], outputs=STACK.format(url=url).encode())
+        for name, value in {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": "quench",
+            "AWS_SECRET_ACCESS_KEY": "quench",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def said(text: str) -> tuple[int, dict[str, str]]:
+    return 200, {"response": text, "model_id": "amazon.nova-micro-v1:0"}
+
+
+def test_chat_goes_on_after_an_answer_without_words(stage: Any) -> None:
+    """The API takes no blank turns: one in the history would end the conversation."""
+    stage.answers += [said("I am Oriel."), said(" "), said("In the tower.")]
+    answer = CliRunner().invoke(app, ["chat"], input="Who are you?\nWell?\nWhere?\n")
+    assert answer.exit_code == 0, answer.output
+    assert stage.asked[2]["history"] == [
+        {"role": "user", "text": "Who are you?"},
+        {"role": "assistant", "text": "I am Oriel."},
+    ]
+
+
+def test_an_error_of_the_gateways_own_has_its_request_id(stage: Any) -> None:
+    stage.answers.append((403, {"message": "Forbidden"}))
+    code, output = quench("ask", "Who are you?")
+    assert code == 1
+    assert "Forbidden" in output
+    assert "id-of-the-gateway" in output
 
 
 def test_documents_without_a_cloud_says_how_to_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
