@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 MOST_TOKENS = 2048  # what a model answers within the 29 seconds that API Gateway waits
 ModelName = Literal["base", "tuned"]
 Text = Annotated[str, Field(min_length=1, max_length=8_000, pattern=r"\S")]
+# An answer comes back as a turn: so many characters are more than its most tokens hold.
+TurnText = Annotated[str, Field(min_length=1, max_length=16_000, pattern=r"\S")]
 FilterValue = str | float | bool
 
 
@@ -28,7 +30,7 @@ class Turn(_Request):
     """An earlier turn of the conversation."""
 
     role: Literal["user", "assistant"]
-    text: Text
+    text: TurnText
 
 
 class TextRequest(_Request):

@@ -111,9 +111,9 @@ def search(request: RagRequest) -> list[Passage]:
                 f"Too many searches of the index {name}. Try again in some seconds.",
                 retry_after=RETRY_AFTER_SECONDS,
             ) from error
-        raise _index_failed(f"status {error.status_code}") from error
+        raise _index_failed(error) from error
     except (OpenSearchException, VectorIndexError) as error:
-        raise _index_failed(type(error).__name__) from error
+        raise _index_failed(error) from error
     if empty:
         raise _not_hydrated()
     return passages
@@ -162,7 +162,9 @@ def _not_hydrated() -> ApiError:
     )
 
 
-def _index_failed(kind: str) -> ApiError:
+def _index_failed(error: OpenSearchException | VectorIndexError) -> ApiError:
+    status = error.status_code if isinstance(error, TransportError) else None
+    kind = f"status {status}" if isinstance(status, int) else type(error).__name__
     return ApiError(
         502,
         "index_failed",

@@ -233,6 +233,7 @@ def test_errors_of_opensearch(ask, load, stand_in, found, status, code):
 def test_an_opensearch_that_is_away_is_an_error(ask, load):
     status, _, body = ask({"question": QUESTION}, load("http://127.0.0.1:1"))
     assert (status, body["error"]["code"]) == (502, "index_failed")
+    assert "(ConnectionError)" in body["error"]["message"]
 
 
 def test_an_embedding_model_that_throttles_is_told_by_name(ask, load, stand_in):

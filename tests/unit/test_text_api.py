@@ -246,6 +246,12 @@ def test_an_invalid_field_is_named_with_the_reason(ask, stand_in, request_, fiel
     assert not stand_in.requests
 
 
+def test_the_longest_answer_may_be_a_turn_of_the_history(ask):
+    answer = {"role": "assistant", "text": "word " * MOST_TOKENS}
+    history = [{"role": "user", "text": "Tell me all."}, answer]
+    assert ask({"question": "And then?", "history": history})[0] == 200
+
+
 def test_too_many_invalid_fields_are_counted_not_named(ask, stand_in):
     """Named, those of one body would not fit into what a function may answer."""
     status, _, body = ask({"question": "?"} | {f"field_{n}": n for n in range(50_000)})
