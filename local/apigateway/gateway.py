@@ -191,15 +191,15 @@ class ApiGateway:
             "resourceId": route.resource_id,
             "resourcePath": route.resource_path,
         }
-        self._authorize(request, route, context)
-        self._throttle(request, api, stage, route, context)
-        if len(request.body) > BODY_BYTES:
+        if len(request.body) > BODY_BYTES:  # the rest of it, which is signed too, was not kept
             raise _Refusal(
                 "REQUEST_TOO_LARGE",
                 413,
                 "RequestEntityTooLargeException",
                 f"HTTP content length exceeded {BODY_BYTES} bytes.",
             )
+        self._authorize(request, route, context)
+        self._throttle(request, api, stage, route, context)
         event = proxy_event(
             request, route, parameters, context, stage.variables, api.binaryMediaTypes
         )

@@ -409,6 +409,12 @@ class TestResponse:
         assert response.status == 413
         assert response.headers["x-amzn-ErrorType"] == "RequestEntityTooLargeException"
 
+    def test_they_are_so_before_anybody_looks_at_the_signature(
+        self, call: Call, outputs: dict[str, str]
+    ) -> None:
+        response = signed(call, outputs, body=b"x" * (10 * 1024 * 1024 + 1))
+        assert response.status == 413, response.data
+
     def test_so_is_what_lambda_would_not_take(self, call: Call) -> None:
         assert call("POST", "open/x", body=b"x" * (6 * 1024 * 1024)).status == 413
 
