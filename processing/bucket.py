@@ -22,6 +22,7 @@ KEYS_PER_DELETION = 1000  # as many as DeleteObjects takes
 
 
 _Given = TypeVar("_Given")
+_Result = TypeVar("_Result")
 
 
 class BucketError(Exception):
@@ -121,7 +122,7 @@ class FailureMarkers:
             self.sources = {
                 source
                 for source in _at_once(self._read, keys)
-                if source.startswith(documents_uri) and is_ours(source)
+                if source and source.startswith(documents_uri) and is_ours(source)
             }
 
     def write(self, failures: Mapping[str, str]) -> None:
@@ -147,8 +148,11 @@ class FailureMarkers:
     def _key(self, source: str) -> str:
         return f"{self._prefix}{hashlib.sha256(source.encode()).hexdigest()}.json"
 
-    def _read(self, key: str) -> str:
-        content = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+    def _read(self, key: str) -> str | None:
+        try:
+            content = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+        except self._client.exceptions.NoSuchKey:
+            return None  # another host was done with its document since the markers were listed
         try:
             return _Marker.model_validate_json(content).source
         except ValidationError as error:
@@ -178,7 +182,7 @@ def _keys(client: Any, bucket: str, prefix: str) -> Iterator[str]:
     return (entry["Key"] for page in pages for entry in page.get("Contents", ()))
 
 
-def _at_once(function: Callable[[_Given], str], items: Iterable[_Given]) -> Iterator[str]:
+def _at_once(function: Callable[[_Given], _Result], items: Iterable[_Given]) -> Iterator[_Result]:
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         yield from pool.map(function, items)
 

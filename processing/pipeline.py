@@ -120,7 +120,11 @@ class Pipeline:
                             progress.error = str(error)
                         path.unlink(missing_ok=True)
                         self._batch.completed.append(progress)
-                        if not self._batch.chunks:
+                        # A request need not be full: few of many documents may have new chunks
+                        if (
+                            not self._batch.chunks
+                            or len(self._batch.completed) >= self._embedder.texts_per_request
+                        ):
                             self._send()
                 self._send()
                 self._report.seconds.reading = time.monotonic() - started - self._held_up

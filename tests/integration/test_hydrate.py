@@ -7,7 +7,9 @@ import shutil
 import threading
 import uuid
 from collections import Counter
+from typing import Any
 
+import boto3
 import pytest
 from hydration_job import TITAN, Job, bedrock, cloud, documents, job, prose
 
@@ -166,6 +168,21 @@ def test_cohere_gets_ninety_six_texts_a_request(bedrock: BedrockStandIn, job: Jo
     assert sum(sizes) == count
 
 
+def test_documents_are_not_held_back_until_a_request_is_full(
+    bedrock: BedrockStandIn, job: Job
+) -> None:
+    job.model = "cohere.embed-v4:0"
+    for number in range(200):
+        job.write(f"d{number:03}.txt", f"It is gate number {number}.")
+    job.run()
+    for number in (0, 199):
+        job.write(f"d{number:03}.txt", f"It is another gate, number {number}.")
+    sizes: list[int] = []
+    bedrock.before = lambda texts: sizes.append(len(texts))
+    assert job.run()["documents"] == documents(changed=2, unchanged=198)
+    assert sizes == [1, 1]
+
+
 def test_requests_keep_to_their_ceiling(bedrock: BedrockStandIn, job: Job) -> None:
     job.more = ["--requests-per-second", "50"]
     job.fill(documents=1)
@@ -214,6 +231,27 @@ def test_hosts_divide_the_work_and_take_up_only_their_own(job: Job) -> None:
     assert sum(count["removed"] for count in counts) == 1
     assert job.sources() == ["bad.csv", "d0.txt", "d1.txt", "d2.txt", "d4.txt", "d5.txt"]
     assert job.markers() == {}
+
+
+def test_markers_that_another_host_removes_meanwhile_are_no_error(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.write("bad.csv", 'name\n"never closed')
+    job.run(code=1)
+    job.write("a.txt", "The gate is shut.")
+    job.change(upserts=["a.txt"])
+
+    def remove(params: Any, **_: Any) -> None:
+        if job.failures_bucket in params["url"]:
+            job.s3.delete_object(
+                Bucket=job.failures_bucket, Key=params["url_path"].removeprefix("/")
+            )
+
+    session = boto3.Session()
+    session.events.register("before-call.s3.GetObject", remove)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
+    assert job.run()["documents"] == documents(added=1)
+    assert job.sources() == ["a.txt"]
 
 
 @pytest.mark.parametrize(
