@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SYNTHESIS_TIMEOUT_SECONDS = 180.0
 EXAMPLE = Path("examples/emberfall/dialogues.jsonl")
+PERSONAS = Path("examples/emberfall/personas")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 EXPORTED = (
     "AWS_ENDPOINT_URL",
@@ -127,9 +128,14 @@ def serve(options: UpOptions, console: Console) -> None:
         datasets = (
             f"s3://{outputs['DataBucketName']}/{load_settings(options.settings).dataset.prefix}"
         )
-        _print_exports(
-            console, cloud.environment(), datasets, f"s3://{outputs['DocumentsBucketName']}/"
+        documents = f"s3://{outputs['DocumentsBucketName']}/"
+        commands = (
+            f"aws s3 cp {EXAMPLE if EXAMPLE.is_file() else 'FILE'} {datasets}",
+            f"aws s3 sync {LORE if LORE.is_dir() else 'FOLDER'} {documents}",
+            "quench documents sync",
+            f"aws s3 sync {PERSONAS if PERSONAS.is_dir() else 'FOLDER'} {outputs['PersonasUri']}",
         )
+        _print_commands(console, cloud.environment(), commands)
         console.print(f"[dim]Logs and jobs' files: {cloud.config.state_dir}[/]", soft_wrap=True)
         console.print("[dim]Ctrl-C stops it; everything but those files is forgotten.[/]")
         for kind in (signal.SIGINT, signal.SIGTERM):
@@ -165,17 +171,11 @@ def only_one(lock_file: Path, taken: CommandError) -> Iterator[None]:
         yield
 
 
-def _print_exports(
-    console: Console, environment: dict[str, str], datasets: str, documents: str
-) -> None:
+def _print_commands(console: Console, environment: dict[str, str], commands: Iterable[str]) -> None:
     console.print("\nIn another terminal:\n")
     for name in EXPORTED:
         console.print(f"  export {name}={environment[name]}", soft_wrap=True, highlight=False)
-    for command in (
-        f"aws s3 cp {EXAMPLE if EXAMPLE.is_file() else 'FILE'} {datasets}",
-        f"aws s3 sync {LORE if LORE.is_dir() else 'FOLDER'} {documents}",
-        "quench documents sync",
-    ):
+    for command in commands:
         console.print(f"  {command}", soft_wrap=True, highlight=False)
     console.print()
 
