@@ -98,11 +98,11 @@ def split_blocks(blocks: Iterable[Block], size: int, overlap: int) -> Iterator[B
 
 
 _SEPARATORS = (
-    (re.compile(r"(\n(?:[ ]*\n)+)"), "\n\n"),
-    (re.compile(r"(\n)"), "\n"),
-    (re.compile(r"((?<=[.!?…])[ ]+)"), " "),
-    (re.compile(r"((?<=[。！？]))"), ""),
-    (re.compile(r"([ ]+)"), " "),
+    (re.compile(r"\n(?:[ ]*\n)+"), "\n\n"),
+    (re.compile(r"\n"), "\n"),
+    (re.compile(r"(?<=[.!?…])[ ]+"), " "),
+    (re.compile(r"(?<=[。！？])"), ""),
+    (re.compile(r"[ ]+"), " "),
 )
 
 
@@ -112,19 +112,30 @@ def _units(text: str, room: int, level: int = 0) -> Iterator[_Unit]:
         splitter = RecursiveCharacterTextSplitter(
             [""], chunk_size=room, chunk_overlap=0, strip_whitespace=False
         )
-        yield from map(_unit, splitter.split_text(text))
+        for begin in range(0, len(text), 1000 * room):
+            yield from map(_unit, splitter.split_text(text[begin : begin + 1000 * room]))
         return
-    pattern, separator = _SEPARATORS[level]
-    *parts, last_part = pattern.split(text)[::2]
-    for part, separator in [*((part, separator) for part in parts), (last_part, "")]:
+    for part, separator in _parts(text, *_SEPARATORS[level]):
         if not part.strip():
             continue
         if len(part) + len(separator) <= room:
             yield _unit(part + separator)
         else:
-            *all_but_last, last = _units(part, room - len(separator), level + 1)
-            yield from all_but_last
+            last = _Unit("", 0, b"")
+            for unit in _units(part, room - len(separator), level + 1):
+                if last.text:
+                    yield last
+                last = unit
             yield _unit(last.text + separator)
+
+
+def _parts(text: str, pattern: re.Pattern[str], separator: str) -> Iterator[tuple[str, str]]:
+    """Parts with what is to stand after each, one by one: a text may be of 64 million characters."""
+    begin = 0
+    for match in pattern.finditer(text):
+        yield text[begin : match.start()], separator
+        begin = match.end()
+    yield text[begin:], ""
 
 
 def _unit(text: str) -> _Unit:

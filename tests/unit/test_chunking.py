@@ -1,6 +1,7 @@
 """Chunks: nothing lost, none too long, and the same ones again after an edit."""
 
 import random
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -124,3 +125,15 @@ def test_headings_are_embedded_with_the_text() -> None:
     assert embedding_text(chunk) == "Lore\nEmberfall > Gate\nThe gate is shut."
     (chunk,) = chunks("The gate is shut.", heading="Lore > Gate")
     assert embedding_text(chunk) == "Lore > Gate\nThe gate is shut."
+
+
+@pytest.mark.parametrize("text", ["12345 " * 50_000, "12345\n" * 50_000])
+def test_a_paragraph_without_end_is_not_held_in_pieces(text: str) -> None:
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in split_blocks([Block("", text)], 1_000, 100))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count >= len(text) / 1_000
+    assert peak < 20 * len(text)
