@@ -130,7 +130,7 @@ def _units(text: str, room: int, level: int = 0) -> Iterator[_Unit]:
 
 
 def _parts(text: str, pattern: re.Pattern[str], separator: str) -> Iterator[tuple[str, str]]:
-    """Parts with what is to stand after each, one by one: a text may be of 64 million characters."""
+    """Parts with what is to stand after each, one by one: a text may hold millions of them."""
     begin = 0
     for match in pattern.finditer(text):
         yield text[begin : match.start()], separator
