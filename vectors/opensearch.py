@@ -217,17 +217,18 @@ class OpenSearchIndex:
             yield OpenSearchIndex(
                 self._client, new, self._dimensions, patience=self._patience, alias=False
             )
-            self._client.indices.update_aliases(
-                body={
-                    "actions": [
-                        {"add": {"index": new, "alias": self._name}},
-                        {"remove_index": {"index": old}},
-                    ]
-                }
-            )
         except BaseException:
             self._client.indices.delete(index=new)
             raise
+        # If this fails, the new index stays: it may have taken over, and only the answer be lost
+        self._client.indices.update_aliases(
+            body={
+                "actions": [
+                    {"add": {"index": new, "alias": self._name}},
+                    {"remove_index": {"index": old}},
+                ]
+            }
+        )
 
     def _create(self, index: str, aliases: Mapping[str, Any] | None = None) -> None:
         body = {"settings": _SETTINGS, "mappings": self._mapping(), "aliases": aliases or {}}

@@ -26,6 +26,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opensearchpy import ConnectionTimeout
 
 from vectors.index import (
     Attribute,
@@ -575,6 +576,22 @@ def test_a_replacement_takes_the_alias_only_when_it_is_full(
         new.upsert([moat, replace(bread, vector=[])])
     assert ids(opensearch, ember.vector, None) == ["b0"]
     assert list(connect(_server()).indices.get(index=f"{name}*")) == [f"{name}-000002"]
+
+
+def test_a_replacement_is_kept_when_the_answer_to_its_taking_over_is_lost(
+    opensearch: OpenSearchIndex, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opensearch.upsert([ember])
+    aliases = opensearch._client.indices
+
+    def lose_the_answer(body: Any) -> None:
+        connect(_server()).indices.update_aliases(body=body)
+        raise ConnectionTimeout("N/A", "timed out", "")
+
+    monkeypatch.setattr(aliases, "update_aliases", lose_the_answer)
+    with pytest.raises(ConnectionTimeout), opensearch.replacement() as new:
+        new.upsert([bread])
+    assert ids(opensearch, ember.vector, None) == ["b0"]
 
 
 def test_reindexing_mends_an_old_mapping_and_keeps_every_chunk(name: str) -> None:
