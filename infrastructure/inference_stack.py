@@ -142,6 +142,13 @@ class InferenceStack(QuenchStack):
             ),
         )
         api.node.try_remove_child("Endpoint")  # an output of the CDK's own, beside our ApiUrl
+        for name, kind in {
+            "ClientErrors": apigateway.ResponseType.DEFAULT_4_XX,
+            "ServerErrors": apigateway.ResponseType.DEFAULT_5_XX,
+        }.items():
+            api.add_gateway_response(
+                name, type=kind, response_headers={"x-request-id": "context.requestId"}
+            )
         return api
 
     def _method_options(self) -> apigateway.MethodOptions:

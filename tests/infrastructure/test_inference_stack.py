@@ -119,6 +119,22 @@ def test_the_stage_is_limited_and_logged_whoever_asks(template: Template, keyed:
         assert "$context.requestId" in json.loads(stage["AccessLogSetting"]["Format"]).values()
 
 
+def test_the_gateways_own_errors_carry_the_request_id_too(template: Template) -> None:
+    responses = {
+        r["ResponseType"]: r for r in of_type(template, "AWS::ApiGateway::GatewayResponse")
+    }
+    assert set(responses) == {"DEFAULT_4XX", "DEFAULT_5XX"}
+    for response in responses.values():
+        assert response["ResponseParameters"] == {
+            "gatewayresponse.header.x-request-id": "context.requestId"
+        }
+    (deployment,) = (
+        r for r in template["Resources"].values() if r["Type"] == "AWS::ApiGateway::Deployment"
+    )
+    kinds = {template["Resources"][name]["Type"] for name in deployment["DependsOn"]}
+    assert "AWS::ApiGateway::GatewayResponse" in kinds  # else they would not be served
+
+
 def test_a_changed_api_is_deployed_again(template: Template, keyed: Template) -> None:
     deployments = [
         {

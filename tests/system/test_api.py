@@ -72,7 +72,9 @@ def test_bad_input_is_refused_with_its_reason(call: Call, body: object, status: 
 
 @pytest.mark.parametrize("path", ["text", "rag", "image"])
 def test_nobody_asks_without_saying_who(call: Call, path: str) -> None:
-    assert call("POST", path, {"question": QUESTION}, authorized=False).status == 403
+    response = call("POST", path, {"question": QUESTION}, authorized=False)
+    assert response.status == 403
+    assert response.headers["x-request-id"]
 
 
 def test_the_openapi_document_is_served(call: Call) -> None:
