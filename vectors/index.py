@@ -22,7 +22,8 @@ class Chunk:
     title: str
     text: str
     position: int
-    """Which of its document's chunks this is, counted from 0."""
+    """Which of its document's chunks it was when it was indexed, counted from 0. What is indexed
+    already is not numbered anew when the text before it grows or shrinks."""
     heading: str
     vector: Sequence[float]
     attributes: Mapping[str, Attribute] = field(default_factory=dict)

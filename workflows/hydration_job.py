@@ -11,7 +11,7 @@ from typing import Any
 from workflows.settings import Settings
 
 OUTPUT = "/opt/ml/processing/output"
-VOLUME_GB = 30  # documents pass through memory; the disk holds a change list and a report
+VOLUME_GB = 30  # 16 documents (FETCHED_AHEAD), of 1 GiB at most, lie on the disk at once
 
 
 @dataclass(frozen=True)
