@@ -34,7 +34,8 @@ PERSONAS = Path("examples/emberfall/personas")
 PERSONA = "oriel"
 MODES: tuple[Mode, ...] = ("base", "tuned", "rag")
 QUESTION = "What was Emberfall called before the Long Night?"
-MAX_TOKENS = 100  # a laptop answers 12 a second, and API Gateway waits 29 seconds
+MAX_TOKENS = 60  # a laptop answers 12 a second at best, and the API waits for 16 seconds at least
+ANSWERS_TRIED = 3  # while something else keeps the machine busy, an answer may come too late
 PICTURE = "The bell tower of Emberfall at dusk, ash falling like snow"
 LOOK_SECONDS = 2.0
 START_SECONDS = 60.0
@@ -288,7 +289,10 @@ class Demo:
         for mode in MODES:
             self._progress.note("answer", f"{QUESTION} ({mode})")
             started = time.monotonic()
-            reply = api.ask(mode, QUESTION, MAX_TOKENS, persona)
+            for _ in range(ANSWERS_TRIED):
+                reply = api.ask(mode, QUESTION, MAX_TOKENS, persona)
+                if reply.status != 504:
+                    break
             self._outcome.answers = [
                 *self._outcome.answers,
                 result.Answer(
