@@ -43,21 +43,13 @@ def hydrate(
     """
     started = time.monotonic()
     files = sorted(path for path in LORE.iterdir() if path.is_file())
-    documents = {path.name for path in files if not path.name.endswith(SIDECAR)}
-    note(f"{len(documents)} documents to {knowledge.documents_bucket}")
+    documents = sum(not path.name.endswith(SIDECAR) for path in files)
+    note(f"{documents} documents to {knowledge.documents_bucket}")
     with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
         list(pool.map(lambda path: knowledge.upload(path.name, str(path)), files))
-    runs = _wait_for_jobs(knowledge, len(documents), note, deadline)
+    runs = _wait_for_jobs(knowledge, documents, note, deadline)
+    seconds = time.monotonic() - started
     index = knowledge.index()
-    hydrated = result.Knowledge(
-        documents=len(index.sources()),
-        chunks=index.count(),
-        failed=_failed(runs[-1]),  # each job tries again what failed before
-        embedding_calls=sum(report.embedding_calls for reports in runs for report in reports),
-        questions=0,
-        recall_at_5=0.0,
-        seconds=round(time.monotonic() - started, 2),
-    )
     lines = QUESTIONS.read_text(encoding="utf-8").splitlines()
     note(f"asking {len(lines)} questions")
     questions = [
@@ -65,7 +57,15 @@ def hydrate(
         for line in map(json.loads, lines)
     ]
     found = sum(question.found for question in questions)
-    hydrated.questions, hydrated.recall_at_5 = len(questions), round(found / len(questions), 4)
+    hydrated = result.Knowledge(
+        documents=len(index.sources()),
+        chunks=index.count(),
+        failed=_failed(runs[-1]),  # each job tries again what failed before
+        embedding_calls=sum(report.embedding_calls for reports in runs for report in reports),
+        questions=len(questions),
+        recall_at_5=round(found / len(questions), 4),
+        seconds=round(seconds, 2),
+    )
     note(
         f"{hydrated.documents} documents, {hydrated.chunks} chunks; "
         f"{found} of {len(questions)} questions find theirs"
