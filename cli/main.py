@@ -129,7 +129,7 @@ def demo(
     timeout: Annotated[float, typer.Option(help="Minutes after which the demo gives up.")] = 30,
     plain: Annotated[bool, typer.Option("--plain", help="One line for each change.")] = False,
 ) -> None:
-    """Hydrate the example's lore, then take a dataset through the whole tuning loop."""
+    """Hydrate the example's lore, take a dataset through the whole tuning loop, ask the API."""
     options = DemoOptions(
         dataset=dataset,
         settings=settings,
