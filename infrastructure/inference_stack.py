@@ -1,9 +1,9 @@
-"""The inference stack: the APIs that applications call, and what their functions may do."""
+"""The inference stack of a stage: the APIs that applications call, and their functions."""
 
 import json
 from urllib.parse import urlsplit
 
-from aws_cdk import CfnParameter, RemovalPolicy
+from aws_cdk import CfnOutput, CfnParameter, RemovalPolicy
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
@@ -36,7 +36,11 @@ ACCESS_LOG = {
 
 
 class InferenceStack(QuenchStack):
-    """Questions in, answers out."""
+    """Questions in, answers out.
+
+    The model is what Parameter Store names when the stack is deployed: the template does not change
+    with it, and a stage keeps the model it was deployed with.
+    """
 
     def __init__(
         self,
@@ -45,30 +49,29 @@ class InferenceStack(QuenchStack):
         *,
         settings: Settings,
         assets: Assets,
-        code_version: str,
-        stack_name: str,
-        description: str,
+        stage: str,
+        model_parameter: str,
     ) -> None:
         super().__init__(
             scope,
             construct_id,
             settings=settings,
             assets=assets,
-            stack_name=stack_name,
-            description=description,
+            name=f"{stage}-inference",
+            description="Quench: answers of the base model, the tuned model and the knowledge",
         )
+        self.prefix = f"{settings.name}-{stage}"
         uri = urlsplit(settings.api.personas_uri)
         self.personas = uri.path.lstrip("/")
         self.personas_bucket = self._personas_bucket(uri.netloc)
         self.personas_uri = f"s3://{self.personas_bucket.bucket_name}/{self.personas}"
+        self.model = self._parameter_value("Model", model_parameter, "The model in use, as JSON")
         self.environment_of_all = {
             "BASE_MODEL": settings.text_model_id,
-            "MODEL": self._parameter_value(
-                "Model", settings.release.parameter, "The model in use, as JSON"
-            ),
+            "MODEL": self.model,
             "PERSONAS_URI": self.personas_uri,
             "LOG_PROMPTS": json.dumps(settings.api.log_prompts),
-            "VERSION": code_version,
+            "VERSION": assets.code_version,
         }
         self.index = self._parameter_value(
             "Index", self.index_parameter, "Where the knowledge is and how to search it, as JSON"
@@ -90,14 +93,14 @@ class InferenceStack(QuenchStack):
             },
             threshold=TOLERATED_ERRORS,
         )
-        outputs = {
-            "ApiUrl": self.api.url,
-            "ApiId": self.api.rest_api_id,
-            "PersonasUri": self.personas_uri,
-        }
-        if settings.api.authorization == "api-key":
-            outputs["ApiKeyId"] = self._api_key().key_id
-        self._outputs(outputs)
+        self.url = CfnOutput(self, "ApiUrl", value=self.api.url)
+        self.served_model = CfnOutput(self, "ServedModel", value=self.model)
+        self._outputs({"ApiId": self.api.rest_api_id, "PersonasUri": self.personas_uri})
+        self.key_id = (
+            CfnOutput(self, "ApiKeyId", value=self._api_key().key_id)
+            if settings.api.authorization == "api-key"
+            else None
+        )
 
     def _parameter_value(self, name: str, parameter: str, description: str) -> str:
         """What Parameter Store holds under a name when the stack is deployed."""
@@ -251,7 +254,7 @@ class InferenceStack(QuenchStack):
             {**self.environment_of_all, **environment},
             memory_mb=memory_mb,
             timeout_seconds=TIMEOUT_SECONDS,
-            role_name=self._function_name(name) if name in INDEX_READERS else None,
+            named_role=name in INDEX_READERS,
         )
 
     # Permissions

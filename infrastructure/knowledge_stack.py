@@ -19,7 +19,9 @@ from infrastructure.stack import (
     ALARM_PERIOD,
     FUNCTION_TIMEOUT_SECONDS,
     INDEX_READERS,
+    STAGES,
     QuenchStack,
+    function_name,
 )
 from workflows.hydration_job import hydration_job
 from workflows.settings import Settings
@@ -42,16 +44,14 @@ class KnowledgeStack(QuenchStack):
         *,
         settings: Settings,
         assets: Assets,
-        stack_name: str,
-        description: str,
     ) -> None:
         super().__init__(
             scope,
             construct_id,
             settings=settings,
             assets=assets,
-            stack_name=stack_name,
-            description=description,
+            name="knowledge",
+            description="Quench: documents as searchable knowledge",
         )
         knowledge = settings.knowledge
         self.job_prefix = f"{self.prefix}-hydration"
@@ -214,9 +214,13 @@ class KnowledgeStack(QuenchStack):
         domain.apply_removal_policy(RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE)
         return f"https://{domain.attr_domain_endpoint}"
 
-    def _function_role_arn(self, name: str) -> str:
-        """Of a function in another stack, whose role is named as the function is."""
-        return f"arn:{self.partition}:iam::{self.account}:role/{self._function_name(name)}"
+    def _reader_role_arns(self) -> list[str]:
+        """Of the functions that search, in every stage: their roles are named as they are."""
+        return [
+            f"arn:{self.partition}:iam::{self.account}:role/{function_name(prefix, reader)}"
+            for prefix in (f"{self.prefix}-{stage}" for stage in STAGES)
+            for reader in INDEX_READERS
+        ]
 
     def _domain_error_log(self) -> logs.LogGroup:
         log_group = logs.LogGroup(
@@ -250,7 +254,7 @@ class KnowledgeStack(QuenchStack):
             "RoleArn": self.job_role.role_arn,
         }
         if not self.settings.knowledge.opensearch.endpoint:
-            values["ReaderRoles"] = ",".join(map(self._function_role_arn, INDEX_READERS))
+            values["ReaderRoles"] = ",".join(self._reader_role_arns())
         job = self._resolved(hydration_job(self.settings), values)
         function = self._event_function(
             "start_hydration",

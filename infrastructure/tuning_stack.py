@@ -1,4 +1,4 @@
-"""The tuning stack: what the tuning loop needs in an account, from data bucket to alarms."""
+"""The tuning stack: what the tuning loop needs in an account, from data bucket to registry."""
 
 import json
 
@@ -11,7 +11,6 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_lambda_event_sources as event_sources
 from aws_cdk import aws_sagemaker as sagemaker
 from aws_cdk import aws_scheduler as scheduler
-from aws_cdk import aws_ssm as ssm
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
@@ -23,13 +22,10 @@ from workflows.tuning_pipeline import TuningResources, tuning_pipeline
 from workflows.tuning_state_machine import StateMachineResources, tuning_state_machine
 
 CALLBACK_RECEIVES = 5
-APPROVAL_HOURS = 12
-NO_MODEL = dict.fromkeys(("model_id", "base_model", "custom_model", "model_package", "approved_at"))
-"""The parameter before any approval. A constant, so that no redeployment takes a model back."""
 
 
 class TuningStack(QuenchStack):
-    """Dataset in, approved model out."""
+    """Dataset in, registered model out."""
 
     def __init__(
         self,
@@ -38,20 +34,16 @@ class TuningStack(QuenchStack):
         *,
         settings: Settings,
         assets: Assets,
-        code_version: str,
-        stack_name: str,
-        description: str,
     ) -> None:
         super().__init__(
             scope,
             construct_id,
             settings=settings,
             assets=assets,
-            stack_name=stack_name,
-            description=description,
+            name="tuning",
+            description="Quench: continuous fine-tuning on Amazon Bedrock",
         )
         self.pipeline_name = f"{settings.name}-tuning"
-        self.group_name = f"{settings.name}-models"
         self.base_models = _base_models(settings)
 
         self.data_bucket = self._source_bucket("DataBucket")
@@ -65,40 +57,23 @@ class TuningStack(QuenchStack):
         self.callback_queue = self._queue(
             "Callbacks", Duration.minutes(6), self.unanswered_callbacks, CALLBACK_RECEIVES
         )
-        self.approval_dead_letters = self._queue("ApprovalDeadLetters", Duration.seconds(30))
-        retry_seconds = settings.release.approval_retry_seconds
-        self.approval_queue = self._queue(
-            "Approvals",
-            Duration.seconds(retry_seconds),
-            self.approval_dead_letters,
-            min(1000, max(5, APPROVAL_HOURS * 3600 // retry_seconds)),
-        )
         self.group = sagemaker.CfnModelPackageGroup(
             self,
             "ModelPackageGroup",
-            model_package_group_name=self.group_name,
+            model_package_group_name=self.model_package_group,
             model_package_group_description="Tuned models, each waiting for or after approval",
         )
-        self.parameter = ssm.StringParameter(
-            self,
-            "ModelParameter",
-            parameter_name=settings.release.parameter,
-            string_value=json.dumps(NO_MODEL),
-            description="The model in use; written by promote_model after an approval",
-        )
-
         self.pipeline_role = self._pipeline_role()
-        self.pipeline = self._pipeline(code_version)
+        self.pipeline = self._pipeline()
         self.tuning_job = self._tuning_job()
         self.state_machine = self._state_machine()
         self.start_tuning = self._start_tuning()
         self.tuning_callback = self._tuning_callback()
         self.unanswered_callback = self._unanswered_callback()
-        self.promote_model = self._promote_model()
         if settings.tuning.schedule:
             self._schedule(settings.tuning.schedule)
         self._alarms(
-            [self.failed_events, self.callback_dead_letters, self.approval_dead_letters],
+            [self.failed_events, self.callback_dead_letters],
             {
                 "TuningJobFailed": self.state_machine.metric_failed(period=ALARM_PERIOD),
                 "TuningPipelineFailed": cloudwatch.Metric(
@@ -114,11 +89,9 @@ class TuningStack(QuenchStack):
             {
                 "DataBucketName": self.data_bucket.bucket_name,
                 "PipelineName": self.pipeline_name,
-                "ModelPackageGroupName": self.group_name,
-                "ModelParameterName": settings.release.parameter,
+                "ModelPackageGroupName": self.model_package_group,
                 "StateMachineArn": self.state_machine.state_machine_arn,
                 "CallbackQueueUrl": self.callback_queue.queue_url,
-                "ApprovalQueueUrl": self.approval_queue.queue_url,
             }
         )
 
@@ -169,15 +142,15 @@ class TuningStack(QuenchStack):
         )
         return role
 
-    def _pipeline(self, code_version: str) -> sagemaker.CfnPipeline:
+    def _pipeline(self) -> sagemaker.CfnPipeline:
         definition = self._resolved(
-            tuning_pipeline(self.settings, TuningResources(), code_version),
+            tuning_pipeline(self.settings, TuningResources(), self.assets.code_version),
             {
                 "DataBucket": self.data_bucket.bucket_name,
                 "CallbackQueueUrl": self.callback_queue.queue_url,
                 "ProcessingImage": self.image.image_uri,
                 "PipelineRole": self.pipeline_role.role_name,
-                "ModelPackageGroup": self.group_name,
+                "ModelPackageGroup": self.model_package_group,
             },
         )
         pipeline = sagemaker.CfnPipeline(
@@ -337,55 +310,6 @@ class TuningStack(QuenchStack):
         self._allow_callbacks(function)
         return function
 
-    def _promote_model(self) -> lambda_.Function:
-        release = self.settings.release
-        function = self._event_function(
-            "promote_model",
-            "An approved model becomes the one in use",
-            {
-                "MODEL_PARAMETER": release.parameter,
-                "MODEL_PACKAGE_GROUP": self.group_name,
-                **({"RELEASE_PIPELINE": release.pipeline} if release.pipeline else {}),
-            },
-        )
-        self.parameter.grant_read(function)
-        self.parameter.grant_write(function)
-        self._allow(function, "sagemaker", ("DescribeModelPackage",), self._registry_arns())
-        # These two list; Bedrock knows no narrower resource for listing.
-        self._allow(
-            function,
-            "bedrock",
-            ("ListProvisionedModelThroughputs", "ListCustomModelDeployments"),
-            ["*"],
-        )
-        if release.pipeline:
-            self._allow(
-                function,
-                "codepipeline",
-                ("StartPipelineExecution",),
-                [self._arn("codepipeline", release.pipeline)],
-            )
-        function.add_event_source(
-            event_sources.SqsEventSource(
-                self.approval_queue, batch_size=10, report_batch_item_failures=True
-            )
-        )
-        events.Rule(
-            self,
-            "ModelApproved",
-            description="An approval in the Model Registry goes to promote_model",
-            event_pattern=events.EventPattern(
-                source=["aws.sagemaker"],
-                detail_type=["SageMaker Model Package State Change"],
-                detail={
-                    "ModelPackageGroupName": [self.group_name],
-                    "ModelApprovalStatus": ["Approved"],
-                },
-            ),
-            targets=[targets.SqsQueue(self.approval_queue, dead_letter_queue=self.failed_events)],
-        )
-        return function
-
     def _bedrock_role(self) -> iam.Role:
         """What a customization job may do: read the splits, write what it learnt from them."""
         role = iam.Role(
@@ -442,12 +366,6 @@ class TuningStack(QuenchStack):
     def _pipeline_arns(self) -> list[str]:
         pipeline = self._arn("sagemaker", f"pipeline/{self.pipeline_name}")
         return [pipeline, f"{pipeline}/execution/*"]
-
-    def _registry_arns(self) -> list[str]:
-        return [
-            self._arn("sagemaker", f"model-package-group/{self.group_name}"),
-            self._arn("sagemaker", f"model-package/{self.group_name}/*"),
-        ]
 
     def _customization_arns(self) -> list[str]:
         return [

@@ -204,8 +204,33 @@ class QualityGate(Section):
 
 class Release(Section):
     parameter: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_.\-/]+$")] = "/quench/model"
-    pipeline: str = ""
+    repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]+(/[A-Za-z0-9_.\-]+)*$")] = "quench"
+    branch: Annotated[str, Field(pattern=r"^[^\s#{}]+$")] = "main"
+    connection: Annotated[
+        str,
+        Field(pattern=r"^$|^arn:aws[a-z-]*:code(star-)?connections:[a-z0-9-]+:\d{12}:connection/"),
+    ] = ""
+    production_approval: bool = False
     approval_retry_seconds: Annotated[int, Field(ge=60, le=43_200)] = 300
+
+    @property
+    def production_parameter(self) -> str:
+        """Names the model that production is deployed with; only the release pipeline writes it."""
+        return f"{self.parameter}-prod"
+
+    @model_validator(mode="after")
+    def _repository_where_it_is(self) -> "Release":
+        if self.connection and "/" not in self.repository:
+            raise ValueError(
+                f"repository is {self.repository}, but behind a connection it is named with its "
+                "owner: owner/name"
+            )
+        if not self.connection and "/" in self.repository:
+            raise ValueError(
+                f"repository is {self.repository}: a CodeCommit repository's name has no slash; "
+                "for GitHub, GitLab or Bitbucket set connection to the ARN of a connection"
+            )
+        return self
 
 
 class OpenSearch(Section):

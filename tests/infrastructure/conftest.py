@@ -13,10 +13,10 @@ CACHE = ROOT / ".quench" / "cache"
 @pytest.fixture(scope="session")
 def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every stack, with everything in it that settings can add."""
-    settings = Settings(tuning={"schedule": "rate(7 days)"}, release={"pipeline": "quench-release"})
+    settings = Settings(tuning={"schedule": "rate(7 days)"}, release={"production_approval": True})
     return synthesize(settings, tmp_path_factory.mktemp("cdk.out"), cache=CACHE, code="golden")
 
 
 @pytest.fixture(scope="session")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
-    return make_assets(CACHE, tmp_path_factory.mktemp("staging"))
+    return make_assets(CACHE, tmp_path_factory.mktemp("staging"), "test")

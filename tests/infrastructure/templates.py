@@ -10,6 +10,7 @@ import aws_cdk as cdk
 from infrastructure.assets import Assets
 from infrastructure.inference_stack import InferenceStack
 from infrastructure.knowledge_stack import KnowledgeStack
+from infrastructure.release_stack import ReleaseStack
 from infrastructure.tuning_stack import TuningStack
 from workflows.settings import Settings
 
@@ -20,29 +21,42 @@ Template = dict[str, Any]
 
 def tuning_template(settings: Settings, assets: Assets) -> Template:
     app = cdk.App(analytics_reporting=False)
-    names = {"stack_name": "test", "description": "", "code_version": "test"}
-    stack = TuningStack(app, "Test", settings=settings, assets=assets, **names)
-    return _template(app, stack)
+    return _template(app, TuningStack(app, "Test", settings=settings, assets=assets))
 
 
 def knowledge_template(settings: Settings, assets: Assets) -> Template:
     app = cdk.App(analytics_reporting=False)
-    names = {"stack_name": "test", "description": ""}
-    stack = KnowledgeStack(app, "Test", settings=settings, assets=assets, **names)
-    return _template(app, stack)
+    return _template(app, KnowledgeStack(app, "Test", settings=settings, assets=assets))
 
 
 def inference_template(settings: Settings, assets: Assets) -> Template:
     app = cdk.App(analytics_reporting=False)
-    names = {"stack_name": "test", "description": "", "code_version": "test"}
-    stack = InferenceStack(app, "Test", settings=settings, assets=assets, **names)
-    return _template(app, stack)
+    stage = {"stage": "qa", "model_parameter": "/quench/model"}
+    return _template(app, InferenceStack(app, "Test", settings=settings, assets=assets, **stage))
+
+
+def release_template(settings: Settings, assets: Assets) -> Template:
+    app = cdk.App(analytics_reporting=False)
+    return _template(app, ReleaseStack(app, "Test", settings=settings, assets=assets))
 
 
 def _template(app: cdk.App, stack: cdk.Stack) -> Template:
     artifact = app.synth().get_stack_by_name(stack.stack_name)
     loaded: Template = json.loads(Path(artifact.template_full_path).read_text(encoding="utf-8"))
     return loaded
+
+
+def template_files(assembly: Path) -> dict[str, Path]:
+    """The templates of an assembly and those nested in it, by their stacks' names."""
+    found: dict[str, Path] = {}
+    artifacts = json.loads((assembly / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
+    for name, artifact in artifacts.items():
+        properties = artifact.get("properties", {})
+        if artifact["type"] == "aws:cloudformation:stack":
+            found[properties.get("stackName", name)] = assembly / properties["templateFile"]
+        elif artifact["type"] == "cdk:cloud-assembly":
+            found |= template_files(assembly / properties["directoryName"])
+    return found
 
 
 def of_type(template: Template, kind: str) -> list[dict[str, Any]]:
