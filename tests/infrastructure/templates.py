@@ -29,10 +29,10 @@ def knowledge_template(settings: Settings, assets: Assets) -> Template:
     return _template(app, KnowledgeStack(app, "Test", settings=settings, assets=assets))
 
 
-def inference_template(settings: Settings, assets: Assets) -> Template:
+def inference_template(settings: Settings, assets: Assets, stage: str = "qa") -> Template:
     app = cdk.App(analytics_reporting=False)
-    stage = {"stage": "qa", "model_parameter": "/quench/model"}
-    return _template(app, InferenceStack(app, "Test", settings=settings, assets=assets, **stage))
+    names = {"stage": stage, "model_parameter": "/quench/model"}
+    return _template(app, InferenceStack(app, "Test", settings=settings, assets=assets, **names))
 
 
 def release_template(settings: Settings, assets: Assets) -> Template:

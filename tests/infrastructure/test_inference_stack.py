@@ -235,7 +235,7 @@ def test_personas_lie_in_a_bucket_of_the_stack_or_where_they_are_set(
 
 def test_a_role_that_searches_has_the_name_that_the_domain_is_told(template: Template) -> None:
     named = {role["RoleName"] for role in of_type(template, "AWS::IAM::Role") if "RoleName" in role}
-    assert named == {"quench-rag-api", "quench-status-api"}
+    assert named == {"quench-qa-rag-api", "quench-qa-status-api"}
 
 
 def test_requests_to_another_search_are_not_signed(assets: Assets) -> None:
