@@ -57,6 +57,7 @@ class DemoOptions:
     settings: Path | None = None
     port: int = 0
     model: ModelSize | None = None
+    source: Path | None = None
     timeout_seconds: float = 1800.0
 
 
@@ -141,7 +142,11 @@ def _run(
         with progress.phase("start"):
             progress.note("start", "synthesizing the stack, starting the embedded cloud")
             cloud, stacks = stack.enter_context(
-                running_cloud(UpOptions(options.settings, options.port, STATE_DIR, options.model))
+                running_cloud(
+                    UpOptions(
+                        options.settings, options.port, STATE_DIR, options.model, options.source
+                    )
+                )
             )
             demo = Demo(cloud, stacks, progress, outcome, deadline)
         with progress.phase("hydrate"):

@@ -57,6 +57,10 @@ SettingsFile = Annotated[
     Path | None,
     typer.Option("--settings", help="Settings file; quench.toml here, if there is one."),
 ]
+Source = Annotated[
+    Path | None,
+    typer.Option(help="Working tree that releases are made of; Quench's own.", file_okay=False),
+]
 LocalModel = Annotated[
     Model | None,
     typer.Option(
@@ -112,11 +116,14 @@ def up(
         Path | None, typer.Option(help="Where logs and jobs' files are kept.")
     ] = None,
     model: LocalModel = None,
+    source: Source = None,
     settings: SettingsFile = None,
 ) -> None:
     """Serve the embedded cloud, with the stacks deployed, until Ctrl-C."""
     with shown_errors():
-        serve(UpOptions(settings, port, state_dir, model.value if model else None), Console())
+        serve(
+            UpOptions(settings, port, state_dir, model.value if model else None, source), Console()
+        )
 
 
 @app.command()
@@ -134,16 +141,18 @@ def demo(
     dataset: Annotated[Path, typer.Option(help="The dataset to tune on: one file.")] = EXAMPLE,
     port: Annotated[int, PORT] = 0,
     model: LocalModel = None,
+    source: Source = None,
     settings: SettingsFile = None,
     timeout: Annotated[float, typer.Option(help="Minutes after which the demo gives up.")] = 30,
     plain: Annotated[bool, typer.Option("--plain", help="One line for each change.")] = False,
 ) -> None:
-    """Hydrate the example's lore, take a dataset through the whole tuning loop, ask the API."""
+    """Hydrate the example's lore, tune on a dataset, release the model, ask the API."""
     options = DemoOptions(
         dataset=dataset,
         settings=settings,
         port=port,
         model=model.value if model else None,
+        source=source,
         timeout_seconds=timeout * 60,
     )
     console = Console()

@@ -49,6 +49,7 @@ class UpOptions:
     port: int | None = None
     state_dir: Path | None = None
     model: ModelSize | None = None
+    source: Path | None = None
 
 
 @contextmanager
@@ -65,10 +66,15 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", Stacks]]:
         synthesis did not end.
     """
     with needs("local"):
+        from infrastructure import ROOT
         from local.cloud import Cloud
         from local.config import INSTALL_SMOLLM2, LocalConfig
+        from workflows.settings import FILE_VARIABLE
 
     settings = load_settings(options.settings)
+    file = options.settings or Path("quench.toml")
+    if file.is_file():  # what is released is synthesized with the same settings
+        os.environ[FILE_VARIABLE] = str(file.resolve())
     port = settings.local.port if options.port is None else options.port
     state_dir = (options.state_dir or settings.local.state_dir).resolve()
     model = options.model or settings.local.model
@@ -93,6 +99,7 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", Stacks]]:
                 wait_scale=settings.local.wait_scale,
                 model=model,
                 index_location=settings.local.opensearch or None,
+                source=(options.source or ROOT).resolve(),
             )
         )
         log = state_dir / "synth.log"

@@ -69,6 +69,8 @@ def _answers(model_id: str) -> str:
 
 
 ENVIRONMENT_PREFIX = "QUENCH_"
+FILE_VARIABLE = "QUENCH_SETTINGS"
+"""Names the settings file where nobody can say `--settings`: in a build of the pipeline."""
 EmbeddingModel = Annotated[str, AfterValidator(_embeds)]
 ImageModel = Annotated[str, AfterValidator(_draws)]
 TextModel = Annotated[str, AfterValidator(_answers)]
@@ -412,15 +414,19 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, path: Path | str | None = None, **overrides: Any) -> "Settings":
-        """Read the settings of a file (`quench.toml` here, if there is one), environment on top.
+        """Read the settings of a file, environment on top.
+
+        Without a path it is the one that `QUENCH_SETTINGS` names, or `quench.toml` here, if there
+        is one.
 
         Raises
         ------
         SettingsError
             Names each unknown key or bad value, where it came from and what is allowed.
         """
-        file = Path(path) if path is not None else Path("quench.toml")
-        if path is not None and not file.is_file():
+        named = path or os.environ.get(FILE_VARIABLE)
+        file = Path(named or "quench.toml")
+        if named and not file.is_file():
             raise SettingsError(f"{file}: there is no such settings file")
         unknown = _unknown_variables(cls)
         if unknown:
@@ -448,7 +454,7 @@ def _unknown_variables(cls: type[Settings]) -> list[str]:
     """pydantic-settings passes over variables that it does not know; a typo must be heard."""
     problems = []
     for variable in sorted(os.environ):
-        if not variable.startswith(ENVIRONMENT_PREFIX):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == FILE_VARIABLE:
             continue
         path = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         if path[0] not in cls.model_fields:
