@@ -69,7 +69,7 @@ def test_up_says_what_to_export_and_leaves_nothing_after_ctrl_c(folder: Path) ->
                 break
         bucket = output.partition("aws s3 cp FILE s3://")[2].partition("/")[0]
         assert f"  aws s3 cp FILE s3://{bucket}/tales/\n" in output
-        for folders in ("quench-knowledge-documentsbucket", "quench-inference-personasbucket"):
+        for folders in ("quench-knowledge-documentsbucket", "quench-prod-inference-personasbucket"):
             assert f"  aws s3 sync FOLDER s3://{folders}" in output
         s3: Any = boto3.Session(
             exported["AWS_ACCESS_KEY_ID"],
