@@ -204,6 +204,12 @@ def _services(cloud: Cloud) -> list[Service]:
     """Every engine of ours that answers API calls."""
     from local.bedrock.runtime import BedrockRuntimeService
     from local.bedrock.service import BedrockService
+    from local.codebuild.service import CodeBuildService
     from local.sagemaker.service import SageMakerService
 
-    return [SageMakerService(cloud), BedrockService(cloud), BedrockRuntimeService(cloud)]
+    return [
+        SageMakerService(cloud),
+        BedrockService(cloud),
+        BedrockRuntimeService(cloud),
+        CodeBuildService(cloud),
+    ]
