@@ -160,7 +160,7 @@ class _AnswerValidator(ParamValidator):
 
     def _validate_list(self, param: Any, shape: Any, errors: Any, name: str) -> None:
         if param or not isinstance(param, list):
-            ParamValidator._validate_list(self, param, shape, errors, name)
+            super()._validate_list(param, shape, errors, name)  # type: ignore[misc]
 
 
 def error_response(service: str, error: ServiceError) -> Response:
