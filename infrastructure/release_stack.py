@@ -27,6 +27,7 @@ from workflows.settings import Settings
 ARTIFACTS_KEPT = Duration.days(30)
 PYTHON = "3.13"
 INSTALL = "pip install --quiet --constraint constraints.txt"
+FAST_TESTS = 'python -m pytest tests/unit tests/infrastructure -m "not slow" -n 2 --dist loadfile'
 CACHE = ".quench/cache/**/*"
 """Where synthesis keeps the functions' layer: a build finds what the one before has made."""
 
@@ -171,7 +172,7 @@ class ReleaseStack(QuenchStack):
             "Synth",
             input=source,
             install_commands=[f"{INSTALL} --editable '.[dev]'"],
-            commands=["make fast", "python -m infrastructure.app"],
+            commands=[FAST_TESTS, "python -m infrastructure.app"],
             primary_output_directory="cdk.out",
             build_environment=_build_environment(codebuild.ComputeType.MEDIUM),
             cache=codebuild.Cache.local(codebuild.LocalCacheMode.CUSTOM),
