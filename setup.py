@@ -40,6 +40,7 @@ LOCAL = [
     "gguf>=0.17",
     "wordllama>=0.4",
     "psutil>=6",
+    "pyyaml>=6",
     "regex",  # the patterns in AWS's service models have classes that `re` does not know
 ]
 DEV = [

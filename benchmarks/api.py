@@ -210,7 +210,7 @@ def load(table: Table, url: str, folder: Path) -> None:
     )
     assembly = synthesize(settings, folder / "cdk.out", cache=ROOT / ".quench" / "cache")
     with Cloud(config) as cloud:
-        outputs = cloud.deploy(assembly)
+        outputs = cloud.deploy(assembly)[f"{settings.name}-inference"]
         use_stand_in(cloud, url, settings.name)
         responses = responses_of_clients(cloud, outputs["ApiUrl"])
     statuses = Counter(status for status, _ in responses)

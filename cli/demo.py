@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import time
+from collections import ChainMap
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -283,7 +284,7 @@ class Demo:
     def answer(self) -> str:
         """Deploy the promoted model, ask one question three ways, have a picture drawn; the URL."""
         self._progress.note("answer", "deploying the promoted model")
-        outputs = self._cloud.deploy(self._state_dir / "cdk.out")
+        outputs = ChainMap(*self._cloud.deploy(self._state_dir / "cdk.out").values())
         api = Api(outputs["ApiUrl"], self._cloud.session)
         persona = self._upload_personas(outputs["PersonasUri"])
         for mode in MODES:

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from collections import ChainMap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", dict[str, str]]
                         f"Synthesis did not end within {SYNTHESIS_TIMEOUT_SECONDS:.0f} s.",
                         f"Its output is in {log}",
                     ) from error
-            yield cloud, cloud.deploy(path)
+            yield cloud, dict(ChainMap(*cloud.deploy(path).values()))
         finally:
             with _uninterrupted():
                 cloud.stop()

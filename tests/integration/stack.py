@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def deployed(folder: Path, settings: Settings) -> Iterator[Tuning]:
     )
     assembly = synthesize(settings, folder / "cdk.out", cache=ROOT / ".quench" / "cache")
     with Cloud(config) as cloud:
-        yield Tuning(cloud, cloud.deploy(assembly))
+        yield Tuning(cloud, dict(ChainMap(*cloud.deploy(assembly).values())))
 
 
 def dialogues(count: int, salt: str = "") -> str:
