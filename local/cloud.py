@@ -205,6 +205,7 @@ def _services(cloud: Cloud) -> list[Service]:
     from local.bedrock.runtime import BedrockRuntimeService
     from local.bedrock.service import BedrockService
     from local.codebuild.service import CodeBuildService
+    from local.codepipeline.service import CodePipelineService
     from local.sagemaker.service import SageMakerService
 
     return [
@@ -212,4 +213,5 @@ def _services(cloud: Cloud) -> list[Service]:
         BedrockService(cloud),
         BedrockRuntimeService(cloud),
         CodeBuildService(cloud),
+        CodePipelineService(cloud),
     ]

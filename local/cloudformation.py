@@ -26,6 +26,7 @@ from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from local import updates
 from local.apigateway import resources as apigateway
 from local.codebuild import resources as codebuild
+from local.codepipeline import resources as codepipeline
 from local.patches import Patches
 from local.protocol import ServiceError
 from local.resources import RESOURCES, Resource
@@ -43,7 +44,8 @@ class CloudFormation:
 
     def start(self) -> None:
         Resource.cloud = self._cloud
-        for resource in (*RESOURCES, *apigateway.RESOURCES, *codebuild.RESOURCES):
+        more = (*apigateway.RESOURCES, *codebuild.RESOURCES, *codepipeline.RESOURCES)
+        for resource in (*RESOURCES, *more):
             parsing.get_model_map()[resource.type] = resource
             parsing.get_name_type_map()[resource.type] = resource.name_property
         patches = self._patches
