@@ -120,7 +120,8 @@ class RunningBuild:
             self._remove_folder()
             self._status, self._phase = outcome, "COMPLETED"
             self._end_time = datetime.now(UTC)
-            self._log.write(f"Build {outcome}{f': {reason}' if reason else ''}")
+            why = reason.partition("\n")[0]  # what follows is in the log already
+            self._log.write(f"Build {outcome}{f': {why}' if why else ''}")
             self._log.close()
             self.ended.set()
         return Build(self.id, self.arn, status, reason, self._log.file, self._exported)
@@ -324,13 +325,11 @@ class RunningBuild:
     def describe(self) -> dict[str, Any]:
         """The build as BatchGetBuilds tells it."""
         project = self.project
-        now = datetime.now(UTC)
         described = {
             "id": self.id,
             "arn": self.arn,
             "projectName": project["name"],
             "startTime": self._start_time,
-            "endTime": self._end_time or now,
             "currentPhase": self._phase,
             "buildStatus": self._status,
             "buildComplete": self.ended.is_set(),
@@ -358,6 +357,4 @@ class RunningBuild:
                 )
             },
         }
-        if self._end_time is None:
-            del described["endTime"]
-        return described
+        return described if self._end_time is None else {**described, "endTime": self._end_time}
