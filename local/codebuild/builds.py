@@ -105,12 +105,18 @@ class RunningBuild:
 
     def run(self, source: Path, artifacts: Path | None) -> Build:
         """Run the build to its end. Raises `OSError` if this machine cannot."""
+        try:
+            return self._run_and_clear_away(source, artifacts)
+        finally:
+            self.ended.set()  # whatever happened: a cloud that stops waits for it
+
+    def _run_and_clear_away(self, source: Path, artifacts: Path | None) -> Build:
         status: Status = "SUCCEEDED"
         reason = ""
         outcome = "FAULT"
         try:
             try:
-                self._run(source, artifacts)
+                self._run_phases(source, artifacts)
             except BuildEnded as ended:
                 status, reason = ended.status, ended.reason
             outcome = status
@@ -123,10 +129,9 @@ class RunningBuild:
             why = reason.partition("\n")[0]  # what follows is in the log already
             self._log.write(f"Build {outcome}{f': {why}' if why else ''}")
             self._log.close()
-            self.ended.set()
         return Build(self.id, self.arn, status, reason, self._log.file, self._exported)
 
-    def _run(self, source: Path, artifacts: Path | None) -> None:
+    def _run_phases(self, source: Path, artifacts: Path | None) -> None:
         with self._in_phase("DOWNLOAD_SOURCE"):
             spec = self._download(source)
         for command in spec.commands.get("install", []):
