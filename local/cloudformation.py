@@ -137,15 +137,14 @@ class CloudFormation:
     def _updating_all_attributes(self, original: Callable[..., Any]) -> Any:
         def update(cls: Any, /, **kw: Any) -> Any:
             queue = original(**kw)
-            properties = kw["cloudformation_json"]["Properties"]
+            properties = QUEUE_DEFAULTS | kw["cloudformation_json"]["Properties"]
             attributes = {
                 key: value if isinstance(value, str) else json.dumps(value)
                 for key, value in properties.items()
                 if key not in ("QueueName", "Tags")
             }
-            if attributes:
-                sqs = self._cloud.client("sqs")
-                sqs.set_queue_attributes(QueueUrl=queue.physical_resource_id, Attributes=attributes)
+            sqs = self._cloud.client("sqs")
+            sqs.set_queue_attributes(QueueUrl=queue.physical_resource_id, Attributes=attributes)
             return queue
 
         return classmethod(update)
@@ -331,6 +330,19 @@ def _require(logical_id: str, resources: Any) -> None:
         )
 
 
+# Queues
+
+# What a property goes back to when it goes from the template.
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SetQueueAttributes.html
+QUEUE_DEFAULTS = {
+    "DelaySeconds": 0,
+    "MessageRetentionPeriod": 345_600,
+    "ReceiveMessageWaitTimeSeconds": 0,
+    "RedrivePolicy": "",
+    "VisibilityTimeout": 30,
+}
+
+
 # Functions and layers
 
 
@@ -359,7 +371,8 @@ def _update_function(
 ) -> Any:
     spec = _function_spec(cloudformation_json["Properties"])
     # A property that went from the template goes back to its default.
-    spec = {"Environment": {"Variables": {}}, "Timeout": 3, "MemorySize": 128, **spec}
+    defaults = {"Environment": {"Variables": {}}, "Timeout": 3, "MemorySize": 128, "Layers": []}
+    spec = {**defaults, **spec}
     original_resource.update_configuration(spec)
     original_resource.update_function_code(dict(spec["Code"]))
     return original_resource
