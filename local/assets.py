@@ -155,9 +155,10 @@ def _deploy_stack(
             cloudformation.create_stack(**arguments)
     except ClientError as error:
         message = error.response["Error"]["Message"]
-        raise DeploymentError(f"Stack {name} was not deployed: {message}") from error
+        if message != "No updates are to be performed.":
+            raise DeploymentError(f"Stack {name} was not deployed: {message}") from error
     stack = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
-    if not stack["StackStatus"].endswith("_COMPLETE") or "ROLLBACK" in stack["StackStatus"]:
+    if not stack["StackStatus"].endswith("_COMPLETE"):
         reason = stack.get("StackStatusReason", "no reason given")
         raise DeploymentError(f"Stack {name} ended {stack['StackStatus']}: {reason}")
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}

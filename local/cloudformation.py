@@ -230,24 +230,12 @@ def _changing_known_types(original: Callable[..., Any]) -> Callable[..., Any]:
     return create_change_set
 
 
-class ResourceFailed(ServiceError):
-    """A resource of a stack could not be created or updated; the message names it."""
-
-    def __init__(self, logical_id: str, resource_type: str, error: Exception) -> None:
-        message = getattr(error, "message", None) or str(error) or repr(error)
-        super().__init__("ValidationError", f"{logical_id} ({resource_type}) failed: {message}")
-
-
 def _naming_what_failed(original: Callable[..., Any]) -> Callable[..., Any]:
     def parse_and_create_resource(
         logical_id: str, resource_json: dict[str, Any], *args: Any, **kw: Any
     ) -> Any:
-        try:
+        with updates.naming_what_failed(logical_id, resource_json["Type"]):
             return original(logical_id, resource_json, *args, **kw)
-        except ResourceFailed:
-            raise
-        except Exception as error:
-            raise ResourceFailed(logical_id, resource_json["Type"], error) from error
 
     return parse_and_create_resource
 
@@ -257,20 +245,20 @@ def _updating_for_real(original: Callable[..., Any]) -> Callable[..., Any]:
         logical_id: str, resource_json: dict[str, Any], *args: Any, **kw: Any
     ) -> Any:
         kind = resource_json["Type"]
-        try:
-            updated = original(logical_id, resource_json, *args, **kw)
-        except ResourceFailed:
-            raise
-        except Exception as error:
-            raise ResourceFailed(logical_id, kind, error) from error
-        if updated is None:
-            reason = (
-                "the embedded cloud cannot update this type; start it anew to deploy the change"
-            )
-            raise ResourceFailed(logical_id, kind, RuntimeError(reason))
-        return updated
+        with updates.naming_what_failed(logical_id, kind):
+            if not updatable(kind):  # moto would do nothing
+                raise RuntimeError(
+                    "the embedded cloud cannot update this type; start it anew to deploy the change"
+                )
+            return original(logical_id, resource_json, *args, **kw)
 
     return parse_and_update_resource
+
+
+def updatable(resource_type: str) -> bool:
+    """Whether anybody updates resources of this type."""
+    update = parsing.resource_class_from_type(resource_type).update_from_cloudformation_json
+    return not hasattr(update, "__isabstractmethod__")
 
 
 # Intrinsic functions
