@@ -218,18 +218,15 @@ def _deploy_stack(
             cloudformation.create_stack(**arguments)
             log.info("Created the stack %s", name)
         else:
-            deployed = cloudformation.get_template(StackName=name)["TemplateBody"]
-            # Even with the same template: a parameter may lie in Parameter Store.
             cloudformation.update_stack(**arguments)
-            same = deployed == json.loads(template)
-            log.info("The template of %s has not changed" if same else "Updated the stack %s", name)
+            log.info("Updated the stack %s", name)
     except ClientError as error:
         message = error.response["Error"]["Message"]
-        if "No updates are to be performed" not in message:
+        if message != "No updates are to be performed.":
             raise DeploymentError(f"Stack {name} was not deployed: {message}") from error
         log.info("Nothing to update in the stack %s", name)
     stack = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
-    if not stack["StackStatus"].endswith("_COMPLETE") or "ROLLBACK" in stack["StackStatus"]:
+    if not stack["StackStatus"].endswith("_COMPLETE"):
         reason = stack.get("StackStatusReason", "no reason given")
         raise DeploymentError(f"Stack {name} ended {stack['StackStatus']}: {reason}")
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
