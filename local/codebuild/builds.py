@@ -105,12 +105,18 @@ class RunningBuild:
 
     def run(self, source: Path, artifacts: Path | None) -> Build:
         """Run the build to its end. Raises `OSError` if this machine cannot."""
+        try:
+            return self._run_and_clear_away(source, artifacts)
+        finally:
+            self.ended.set()  # whatever happened: a cloud that stops waits for it
+
+    def _run_and_clear_away(self, source: Path, artifacts: Path | None) -> Build:
         status: Status = "SUCCEEDED"
         reason = ""
         outcome = "FAULT"
         try:
             try:
-                self._run(source, artifacts)
+                self._run_phases(source, artifacts)
             except BuildEnded as ended:
                 status, reason = ended.status, ended.reason
             outcome = status
@@ -120,12 +126,12 @@ class RunningBuild:
             self._remove_folder()
             self._status, self._phase = outcome, "COMPLETED"
             self._end_time = datetime.now(UTC)
-            self._log.write(f"Build {outcome}{f': {reason}' if reason else ''}")
+            why = reason.partition("\n")[0]  # what follows is in the log already
+            self._log.write(f"Build {outcome}{f': {why}' if why else ''}")
             self._log.close()
-            self.ended.set()
         return Build(self.id, self.arn, status, reason, self._log.file, self._exported)
 
-    def _run(self, source: Path, artifacts: Path | None) -> None:
+    def _run_phases(self, source: Path, artifacts: Path | None) -> None:
         with self._in_phase("DOWNLOAD_SOURCE"):
             spec = self._download(source)
         for command in spec.commands.get("install", []):
@@ -324,13 +330,11 @@ class RunningBuild:
     def describe(self) -> dict[str, Any]:
         """The build as BatchGetBuilds tells it."""
         project = self.project
-        now = datetime.now(UTC)
         described = {
             "id": self.id,
             "arn": self.arn,
             "projectName": project["name"],
             "startTime": self._start_time,
-            "endTime": self._end_time or now,
             "currentPhase": self._phase,
             "buildStatus": self._status,
             "buildComplete": self.ended.is_set(),
@@ -358,6 +362,4 @@ class RunningBuild:
                 )
             },
         }
-        if self._end_time is None:
-            del described["endTime"]
-        return described
+        return described if self._end_time is None else {**described, "endTime": self._end_time}

@@ -324,6 +324,16 @@ class TestCommands:
         assert build.status == "SUCCEEDED"
         assert "\nthen \n" in build.log_file.read_text()
 
+    def test_run_in_sh_where_there_is_no_bash(
+        self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(shutil, "which", lambda _: None)
+        build = pipeline.build(
+            "mkdir deep; cd deep; kept=1", "true & wait", "pwd; echo $kept; ls x"
+        )
+        assert build.reason.startswith("BUILD failed: `pwd; echo $kept; ls x` exited with code 2:")
+        assert "/src/deep\n1\n" in build.reason
+
     def test_one_may_leave_a_process_behind_till_the_end(self, pipeline: Pipeline) -> None:
         pid = pipeline.source / "pid"
         build = pipeline.build(f"sleep 60 & echo $! > {pid}", f"kill -0 $(cat {pid})")

@@ -17,9 +17,11 @@ def target_from_environment() -> Target:
     """The cloud behind `AWS_ENDPOINT_URL`."""
 
     session: Any = boto3.Session()
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
 
     def client(service: str) -> Any:
-        return session.client(service, config=Config(s3={"addressing_style": "path"}))
+        paths = Config(s3={"addressing_style": "path"})
+        return session.client(service, endpoint_url=endpoint, config=paths)
 
     account = client("sts").get_caller_identity()["Account"]
     return Target(client, account, os.environ["AWS_REGION"])
