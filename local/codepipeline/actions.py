@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from moto.awslambda.exceptions import UnknownFunctionException
+
 from local.codepipeline.executions import Outcome
 from local.codepipeline.requests import present
 from local.codepipeline.source import Revision, SourceError, snapshot
@@ -209,11 +211,16 @@ class Actions:
             }
         }
         functions = self._cloud.functions
-        invocation = functions.invoke(functions.find(name), json.dumps(event).encode())
+        try:
+            function = functions.find(name)
+        except UnknownFunctionException as error:
+            raise failure(f"There is no function {name}.", "ConfigurationError") from error
+        invocation = functions.invoke(function, json.dumps(event).encode())
         if invocation.failed:
-            error = json.loads(invocation.payload)
+            raised = json.loads(invocation.payload)
             raise failure(
-                f"The function {name} failed: {error.get('errorType')}: {error.get('errorMessage')}"
+                f"The function {name} failed: "
+                f"{raised.get('errorType')}: {raised.get('errorMessage')}"
             )
 
 

@@ -285,7 +285,8 @@ class CodePipelineService(Service):
     def _outcome(self, run: ActionExecution) -> Outcome | None:
         """What an action comes to, whatever goes wrong; None if somebody else will say."""
         try:
-            return self._actions.perform(self._job_of(run))
+            job = self._job_of(run)
+            return None if job is None else self._actions.perform(job)
         except ActionFailed as error:
             return error.outcome
         except UnknownVariable as error:
@@ -299,9 +300,12 @@ class CodePipelineService(Service):
                 log.exception("The action %s failed", threading.current_thread().name)
             return Outcome(repr(error), error_code="JobFailed")
 
-    def _job_of(self, run: ActionExecution) -> Job:
+    def _job_of(self, run: ActionExecution) -> Job | None:
+        """What an action is to do; nothing, if it was abandoned before it began."""
         action, execution = run.action, run.execution
         with self._lock:
+            if run.status != "InProgress":
+                return None
             configuration = {
                 key: fill(value, execution.variables) for key, value in action.configuration.items()
             }
