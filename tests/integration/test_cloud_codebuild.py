@@ -705,7 +705,7 @@ class TestTools:
             assert zipfile.ZipFile(io.BytesIO(body)).read("file") == asset.encode()
         text = build.log_file.read_text()
         assert f"Published s3://{BUCKET}/own.zip\nCreated the stack release\n" in text
-        assert "The template of release has not changed\n" in text
+        assert "Nothing to update in the stack release\n" in text
         assert "builds no images" in text
 
     @pytest.mark.parametrize(
