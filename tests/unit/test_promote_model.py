@@ -498,13 +498,21 @@ def test_whatever_the_order_of_calls_and_kills_the_latest_approval_is_in_force(
     assert max(cloud.released.values()) == len(cloud.versions)
 
 
-def test_functions_import_little():
+@pytest.mark.parametrize("name", ["promote_model", "release_model", "restore_model"])
+def test_functions_import_little(name):
     """A function starts fast: nothing of the build-time libraries comes with it."""
-    environment = ENVIRONMENT | {"AWS_DEFAULT_REGION": "us-east-1"}
-    code = "import sys, lambdas.promote_model; print(*sys.modules)"
+    environment = ENVIRONMENT | {
+        "PRODUCTION_PARAMETER": "/quench/model-prod",
+        "QA_STAGE": "QA",
+        "PRODUCTION_STAGE": "PROD",
+        "PRODUCTION_STACK": "quench-prod-inference",
+        "TOPIC_ARN": "arn:aws:sns:us-east-1:123456789012:quench-operators",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    code = f"import sys, lambdas.{name}; print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     ).stdout.split()
-    assert "lambdas.promote_model" in modules
+    assert f"lambdas.{name}" in modules
     heavy = {"pandas", "numpy", "sagemaker", "stepfunctions", "aws_cdk", "moto", "torch"}
     assert heavy.isdisjoint(modules)

@@ -29,7 +29,7 @@ PACKAGES = "arn:aws:sagemaker:us-east-1:123456789012:model-package/quench-models
 
 
 def approved(number):
-    """The model that was approved as the so manieth, in the package of that version."""
+    """A model by the version of its package, which says how late it was approved."""
     return ServedModel(
         model_id=f"deployment-{number}",
         base_model="amazon.nova-micro-v1:0:128k",
