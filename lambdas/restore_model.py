@@ -283,12 +283,12 @@ def read_production() -> ServedModel:
         stored = read(environment.PRODUCTION_PARAMETER)
         return stored.model if stored else NOTHING_APPROVED
     outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
-    if "Model" not in outputs:
-        raise UnusableStackError(f"stack {name} ({status}) has no output Model: deploy it again")
+    if "ServedModel" not in outputs:
+        raise UnusableStackError(f"stack {name} ({status}) has no output ServedModel: deploy it again")
     try:
-        return ServedModel.model_validate_json(outputs["Model"])
+        return ServedModel.model_validate_json(outputs["ServedModel"])
     except ValidationError as error:
-        raise UnusableStackError(f"output Model of stack {name}: {explain(error)}") from error
+        raise UnusableStackError(f"output ServedModel of stack {name}: {explain(error)}") from error
 
 
 # Because somebody asks

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from cli.api import Api
 from cli.main import app
 
+QA_DEPLOY = "QA/quench-qa-inference.Deploy"
+PROD_DEPLOY = "PROD/quench-prod-inference.Deploy"
 SETTINGS = small(alarms={"email": "ops@example.com"})
 
 
@@ -102,9 +104,9 @@ def test_an_approved_model_goes_through_qa_to_production(
     order = list(actions)
     for before, after in (
         ("Build/Synth", "UpdatePipeline/SelfMutate"),
-        ("QA/Deploy", "QA/SystemTests"),
+        (QA_DEPLOY, "QA/SystemTests"),
         ("QA/SystemTests", "PROD/ReleaseModel"),
-        ("PROD/ReleaseModel", "PROD/Deploy"),
+        ("PROD/ReleaseModel", PROD_DEPLOY),
     ):
         assert order.index(before) < order.index(after)
     history = stack.client("ssm").get_parameter_history(Name="/quench/model")["Parameters"]
@@ -136,7 +138,7 @@ def test_a_model_that_cannot_answer_never_reaches_production(
     assert len(answers) > 5
     assert set(answers) == {(200, before["model_id"])}
     assert releases.actions(failed.id)["QA/SystemTests"]["status"] == "Failed"
-    assert "PROD/Deploy" not in releases.actions(failed.id)
+    assert PROD_DEPLOY not in releases.actions(failed.id)
     assert {r.id: r.status for r in releases.all()}[restoring.id] == "Succeeded"
     described = releases.package(package)
     assert described["ModelApprovalStatus"] == "Rejected"

@@ -229,7 +229,7 @@ def event(read_event):
     return read_event("codepipeline_stage_failed")
 
 
-def deploy_production(value, name="Model"):
+def deploy_production(value, name="ServedModel"):
     """A stack whose output is this text."""
     template = {
         "Resources": {"Queue": {"Type": "AWS::SQS::Queue"}},
@@ -400,7 +400,7 @@ def test_production_that_was_never_deployed_is_the_base_model(function, services
     ("output", "value", "told"),
     [
         ("Url", "https://example.com", "has no output Model"),
-        ("Model", "x", "output Model of stack quench-prod-inference: value: Invalid JSON"),
+        ("ServedModel", "x", "output ServedModel of stack quench-prod-inference: value: Invalid JSON"),
     ],
 )
 def test_a_stack_that_does_not_tell_its_model_changes_nothing(
