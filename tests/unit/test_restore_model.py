@@ -399,8 +399,12 @@ def test_production_that_was_never_deployed_is_the_base_model(function, services
 @pytest.mark.parametrize(
     ("output", "value", "told"),
     [
-        ("Url", "https://example.com", "has no output Model"),
-        ("ServedModel", "x", "output ServedModel of stack quench-prod-inference: value: Invalid JSON"),
+        ("Url", "https://example.com", "has no output ServedModel"),
+        (
+            "ServedModel",
+            "x",
+            "output ServedModel of stack quench-prod-inference: value: Invalid JSON",
+        ),
     ],
 )
 def test_a_stack_that_does_not_tell_its_model_changes_nothing(
