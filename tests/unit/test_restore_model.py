@@ -188,34 +188,37 @@ def loaded():
             patch.setenv(name, value)
         clients.client.cache_clear()
         sys.modules.pop("lambdas.restore_model", None)
-        yield importlib.import_module("lambdas.restore_model"), Services()
+        yield importlib.import_module("lambdas.restore_model"), Services(), boto3.client("sqs")
         clients.client.cache_clear()
 
 
 @pytest.fixture
 def function(loaded):
+    loaded[1].reset()
     with mock_aws():
-        assert boto3.client("sns").create_topic(Name="quench-operators")["TopicArn"] == TOPIC
+        assert clients.client("sns").create_topic(Name="quench-operators")["TopicArn"] == TOPIC
         yield loaded[0]
 
 
 @pytest.fixture
 def services(loaded, function):
-    loaded[1].reset()
+    loaded[1].calls.clear()
     return loaded[1]
 
 
 @pytest.fixture
-def messages(function):
+def messages(loaded, services):
     """The messages that the topic's subscribers got."""
-    sqs = boto3.client("sqs")
+    sqs = loaded[2]
     queue = sqs.create_queue(QueueName="operators")["QueueUrl"]
     attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
-    boto3.client("sns").subscribe(
+    clients.client("sns").subscribe(
         TopicArn=TOPIC,
         Protocol="sqs",
         Endpoint=attributes["Attributes"]["QueueArn"],
     )
+
+    services.calls.clear()
 
     def receive():
         received = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)
@@ -235,7 +238,9 @@ def deploy_production(value, name="ServedModel"):
         "Resources": {"Queue": {"Type": "AWS::SQS::Queue"}},
         "Outputs": {name: {"Value": value}},
     }
-    boto3.client("cloudformation").create_stack(StackName=STACK, TemplateBody=json.dumps(template))
+    clients.client("cloudformation").create_stack(
+        StackName=STACK, TemplateBody=json.dumps(template)
+    )
 
 
 def put(*models, name=MODEL_PARAMETER):
