@@ -80,7 +80,9 @@ def rollback(settings: Path | None, console: Console) -> None:
     with aws_errors():
         function = stack_outputs(f"{loaded.name}-promotion")["RestoreModelFunction"]
         by = boto3.client("sts").get_caller_identity()["Arn"]
-        client = boto3.client("lambda", config=Config(read_timeout=INVOKE_SECONDS))
+        # Not tried again: a second rollback would go one model further back.
+        config = Config(read_timeout=INVOKE_SECONDS, retries={"total_max_attempts": 1})
+        client = boto3.client("lambda", config=config)
         answer = client.invoke(
             FunctionName=function,
             Payload=json.dumps({"source": "quench.models", "action": "rollback", "by": by}),

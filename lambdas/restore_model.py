@@ -284,7 +284,9 @@ def read_production() -> ServedModel:
         return stored.model if stored else NOTHING_APPROVED
     outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
     if "ServedModel" not in outputs:
-        raise UnusableStackError(f"stack {name} ({status}) has no output ServedModel: deploy it again")
+        raise UnusableStackError(
+            f"stack {name} ({status}) has no output ServedModel: deploy it again"
+        )
     try:
         return ServedModel.model_validate_json(outputs["ServedModel"])
     except ValidationError as error:

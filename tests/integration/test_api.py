@@ -128,7 +128,8 @@ def system_tests(stack: Tuning) -> subprocess.CompletedProcess[str]:
         "STACK_NAME": STACK,
         "PATH": os.environ["PATH"],
     }
-    command = [sys.executable, "-m", "pytest", "tests/system", "-p", "no:cacheprovider"]
+    config = "tests/system/pytest.ini"
+    command = [sys.executable, "-m", "pytest", "--config-file", config, "tests/system"]
     return subprocess.run(
         command, cwd=ROOT, env=given, capture_output=True, text=True, check=False, timeout=200
     )

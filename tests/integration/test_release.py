@@ -79,7 +79,7 @@ def asked_all_along(stack: Tuning) -> Iterator[list[tuple[int, str]]]:
     production = api(stack, "prod")
 
     def ask() -> None:
-        while not ended.is_set():
+        while not ended.wait(0.25):
             reply = production.ask("tuned", "Who keeps the gate?", 2)
             answers.append((reply.status, str(reply.body.get("model_id"))))
 
