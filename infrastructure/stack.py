@@ -27,6 +27,8 @@ from workflows.placeholders import placeholders
 from workflows.settings import Settings
 
 ALARM_PERIOD = Duration.minutes(5)
+RUNTIME = lambda_.Runtime.PYTHON_3_14
+"""The one that the layer is made for."""
 FUNCTION_TIMEOUT_SECONDS = 60
 STAGES = ("qa", "prod")
 """Of the APIs, in the order of a release."""
@@ -80,7 +82,7 @@ class QuenchStack(Stack):
             self,
             "FunctionLayer",
             code=lambda_.Code.from_asset(str(self.assets.layer)),
-            compatible_runtimes=[lambda_.Runtime.PYTHON_3_13],
+            compatible_runtimes=[RUNTIME],
             compatible_architectures=[lambda_.Architecture.X86_64],
             description="What lambdas/requirements.txt names",
         )
@@ -207,7 +209,7 @@ class QuenchStack(Stack):
             _camel(name),
             function_name=physical_name,
             description=description,
-            runtime=lambda_.Runtime.PYTHON_3_13,
+            runtime=RUNTIME,
             architecture=lambda_.Architecture.X86_64,
             handler=f"lambdas.{name}.handler",
             code=self.code,
