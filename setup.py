@@ -45,6 +45,7 @@ LOCAL = [
 ]
 DEV = [
     "boto3-stubs",
+    "cdk-nag>=3,<4",
     "cfn-lint>=1",
     "hypothesis>=6",
     "import-linter>=2.5",

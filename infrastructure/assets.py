@@ -14,7 +14,7 @@ from pathlib import Path
 
 from infrastructure import ROOT
 
-PYTHON_VERSION = "3.13"
+PYTHON_VERSION = "3.14"
 """Of the Lambda runtime that the layer is made for."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64")
 

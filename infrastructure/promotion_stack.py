@@ -85,7 +85,13 @@ class PromotionStack(QuenchStack):
                 "RELEASE_PIPELINE": self.release_pipeline,
             },
         )
-        self._allow(function, "sagemaker", ("DescribeModelPackage",), self._registry_arns())
+        self._allow(
+            function,
+            "sagemaker",
+            ("DescribeModelPackage",),
+            self._registry_arns(),
+            why="reads the package that was approved, whose version the registry counts",
+        )
         self._allow_model_parameter(function)
         function.add_event_source(
             event_sources.SqsEventSource(
@@ -116,8 +122,13 @@ class PromotionStack(QuenchStack):
         )
         self.released.grant_read(function)
         self.released.grant_write(function)
-        # A job has no ARN.
-        self._allow(function, "codepipeline", ("PutJobSuccessResult", "PutJobFailureResult"), ["*"])
+        self._allow(
+            function,
+            "codepipeline",
+            ("PutJobSuccessResult", "PutJobFailureResult"),
+            ["*"],
+            why="reports to the pipeline's job that invoked it, and jobs have no ARN",
+        )
         return function
 
     def _restore_model(self) -> lambda_.Function:
@@ -140,6 +151,7 @@ class PromotionStack(QuenchStack):
             "sagemaker",
             ("DescribeModelPackage", "UpdateModelPackage"),
             self._registry_arns(),
+            why="rejects the package that failed, whose version the registry counts",
         )
         self._allow_model_parameter(function)
         self._allow(
@@ -153,6 +165,7 @@ class PromotionStack(QuenchStack):
             "cloudformation",
             ("DescribeStacks",),
             [self._arn("cloudformation", f"stack/{production}/*")],
+            why="asks which model production has; CloudFormation ends a stack's ARN with an id",
         )
         self._allow(
             function,
@@ -178,12 +191,12 @@ class PromotionStack(QuenchStack):
         """To change which model is to be released, and to release it."""
         self.approved.grant_read(function)
         self.approved.grant_write(function)
-        # These two list; Bedrock knows no narrower resource for listing.
         self._allow(
             function,
             "bedrock",
             ("ListProvisionedModelThroughputs", "ListCustomModelDeployments"),
             ["*"],
+            why="lists what serves tuned models, which Bedrock cannot narrow",
         )
         self._allow(
             function,

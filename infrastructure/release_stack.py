@@ -16,7 +16,9 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from infrastructure.acknowledged import acknowledge, acknowledge_wildcard
 from infrastructure.assets import Assets
+from infrastructure.inference_stack import STAGE as API_STAGE
 from infrastructure.inference_stack import InferenceStack
 from infrastructure.knowledge_stack import KnowledgeStack
 from infrastructure.promotion_stack import PromotionStack
@@ -138,23 +140,24 @@ class ReleaseStack(QuenchStack):
         )
 
         source = self._source()
+        artifacts = self._bucket("Artifacts", [s3.LifecycleRule(expiration=ARTIFACTS_KEPT)])
         pipeline = pipelines.CodePipeline(
             self,
             "Pipeline",
             pipeline_name=self.release_pipeline,
             pipeline_type=codepipeline.PipelineType.V2,
-            artifact_bucket=self._artifact_bucket(),
+            artifact_bucket=artifacts,
             synth=self._synth(source),
             use_change_sets=False,  # nobody looks at them
             publish_assets_in_parallel=False,
         )
+        system_tests = self._system_tests(pipeline, source, qa.inference)
         pipeline.add_stage(data)
-        pipeline.add_stage(qa, post=[self._system_tests(source, qa.inference)])
+        pipeline.add_stage(qa, post=[system_tests])
         pipeline.add_stage(prod, pre=self._before_production(qa.inference))
+        pipeline.build_pipeline()
+        self._acknowledge_its_own(pipeline, artifacts, system_tests)
         self._outputs({"ReleasePipelineName": self.release_pipeline})
-
-    def _artifact_bucket(self) -> s3.Bucket:
-        return self._bucket("Artifacts", [s3.LifecycleRule(expiration=ARTIFACTS_KEPT)])
 
     def _source(self) -> pipelines.CodePipelineSource:
         release = self.settings.release
@@ -181,22 +184,39 @@ class ReleaseStack(QuenchStack):
         )
 
     def _system_tests(
-        self, source: pipelines.CodePipelineSource, qa: InferenceStack
+        self,
+        pipeline: pipelines.CodePipeline,
+        source: pipelines.CodePipelineSource,
+        qa: InferenceStack,
     ) -> pipelines.CodeBuildStep:
         """Asks the stage as its users do, signed with the role of this step."""
         outputs = {"API_URL": qa.url}
-        permissions = [
-            # The API gets its id when it is made: no policy made before can name it.
-            _allow("execute-api:Invoke", self._arn("execute-api", "*/v1/*")),
-            _allow(
-                "cloudformation:DescribeStacks",
-                self._arn("cloudformation", f"stack/{qa.stack_name}/*"),
-            ),
-        ]
+        role = iam.Role(
+            pipeline, "SystemTestsRole", assumed_by=iam.ServicePrincipal("codebuild.amazonaws.com")
+        )
+        self._allow(
+            role,
+            "execute-api",
+            ("Invoke",),
+            [self._arn("execute-api", f"*/{API_STAGE}/*")],
+            why="asks an API that has no id yet when the role is made",
+        )
+        self._allow(
+            role,
+            "cloudformation",
+            ("DescribeStacks",),
+            [self._arn("cloudformation", f"stack/{qa.stack_name}/*")],
+            why="asks what QA's stack is; CloudFormation ends its ARN with an id",
+        )
         if qa.key_id:
             outputs["API_KEY_ID"] = qa.key_id
-            keys = f"arn:{self.partition}:apigateway:{self.region}::/apikeys/*"
-            permissions.append(_allow("apigateway:GET", keys))
+            self._allow(
+                role,
+                "apigateway",
+                ("GET",),
+                [f"arn:{self.partition}:apigateway:{self.region}::/apikeys/*"],
+                why="reads the value of an API key that has no id yet when the role is made",
+            )
         return pipelines.CodeBuildStep(
             "SystemTests",
             input=source,
@@ -204,7 +224,7 @@ class ReleaseStack(QuenchStack):
             commands=["python -m pytest --config-file tests/system/pytest.ini tests/system"],
             env={"STACK_NAME": qa.stack_name, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             env_from_cfn_outputs=outputs,
-            role_policy_statements=permissions,
+            role=role,
             build_environment=_build_environment(codebuild.ComputeType.SMALL),
             partial_build_spec=_build_spec({}),
             timeout=Duration.minutes(15),
@@ -225,6 +245,68 @@ class ReleaseStack(QuenchStack):
         release_model.add_step_dependency(approval)
         return [approval, release_model]
 
+    def _acknowledge_its_own(
+        self,
+        pipeline: pipelines.CodePipeline,
+        artifacts: s3.Bucket,
+        system_tests: pipelines.CodeBuildStep,
+    ) -> None:
+        """What CDK Pipelines gives the roles and builds that it makes: it takes no others."""
+        acknowledge(
+            pipeline,
+            "CB4",
+            "encrypts what it builds with S3's own key: its artifacts are code, for 30 days, and a "
+            "key of ours would cost by the month",
+        )
+        artifacts_only = "passes artifacts on: CDK Pipelines gives its roles this one bucket"
+        for action in ("GetObject*", "GetBucket*", "List*", "DeleteObject*", "Abort*"):
+            acknowledge(pipeline, f"IAM5[Action::s3:{action}]", artifacts_only)
+        acknowledge_wildcard(pipeline, artifacts.arn_for_objects("*"), artifacts_only)
+        for project in (
+            pipeline.synth_project,
+            pipeline.self_mutation_project,
+            system_tests.project,
+        ):
+            name = project.project_name
+            for resource in (
+                self._arn("logs", f"log-group:/aws/codebuild/{name}:*"),
+                self._arn("codebuild", f"report-group/{name}-*"),
+            ):
+                acknowledge_wildcard(
+                    pipeline, resource, "lets each build write its own logs and reports"
+                )
+        update = pipeline.self_mutation_project
+        acknowledge_wildcard(
+            update,
+            f"arn:*:iam::{self.account}:role/*",
+            "assumes the roles of the CDK's bootstrap, which it knows by their tags",
+        )
+        acknowledge_wildcard(
+            update, "*", "looks for the CDK's bootstrap stack and bucket, which have any name"
+        )
+        assets = cast(Construct, pipeline.node.find_child("Assets"))
+        for resource in (
+            self._arn("logs", "log-group:/aws/codebuild/*"),
+            self._arn("codebuild", "report-group/*"),
+        ):
+            acknowledge_wildcard(
+                assets, resource, "shares a role among the builds that publish one kind of asset"
+            )
+        acknowledge_wildcard(assets, "*", "starts builds that get their names later")
+        release_model = cast(
+            Construct, pipeline.pipeline.node.find_child("PROD").node.find_child("ReleaseModel")
+        )
+        acknowledge_wildcard(
+            release_model,
+            self._arn("lambda", f"function:{function_name(self.prefix, 'release_model')}:*"),
+            "invokes release_model, which CDK Pipelines allows in every version",
+        )
+        acknowledge_wildcard(
+            release_model,
+            "*",
+            "lists functions, as CodePipeline asks; Lambda cannot narrow it",
+        )
+
 
 def _build_environment(compute: codebuild.ComputeType) -> codebuild.BuildEnvironment:
     return codebuild.BuildEnvironment(
@@ -235,7 +317,3 @@ def _build_environment(compute: codebuild.ComputeType) -> codebuild.BuildEnviron
 def _build_spec(more: dict[str, object]) -> codebuild.BuildSpec:
     python = {"phases": {"install": {"runtime-versions": {"python": PYTHON}}}}
     return codebuild.BuildSpec.from_object({**python, **more})
-
-
-def _allow(action: str, resource: str) -> iam.PolicyStatement:
-    return iam.PolicyStatement(actions=[action], resources=[resource])

@@ -22,11 +22,15 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from bedrock.models import find_model
+from infrastructure.acknowledged import acknowledge, acknowledge_wildcard
 from infrastructure.assets import Assets
 from workflows.placeholders import placeholders
 from workflows.settings import Settings
 
 ALARM_PERIOD = Duration.minutes(5)
+RUNTIME = lambda_.Runtime.PYTHON_3_14
+"""The one that the layer is made for."""
+ACCESS_LOGS_KEPT = Duration.days(180)
 FUNCTION_TIMEOUT_SECONDS = 60
 STAGES = ("qa", "prod")
 """Of the APIs, in the order of a release."""
@@ -63,6 +67,8 @@ class QuenchStack(Stack):
             stack_name=f"{settings.name}-{name}",
             description=description,
         )
+        # S3 is let into a bucket of logs by a policy: the CDK's old way, an ACL, is refused today.
+        self.node.set_context("@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy", True)
         self.settings = settings
         self.prefix = settings.name
         self.assets = assets
@@ -80,7 +86,7 @@ class QuenchStack(Stack):
             self,
             "FunctionLayer",
             code=lambda_.Code.from_asset(str(self.assets.layer)),
-            compatible_runtimes=[lambda_.Runtime.PYTHON_3_13],
+            compatible_runtimes=[RUNTIME],
             compatible_architectures=[lambda_.Architecture.X86_64],
             description="What lambdas/requirements.txt names",
         )
@@ -88,7 +94,16 @@ class QuenchStack(Stack):
     @cached_property
     def failed_events(self) -> sqs.Queue:
         """Of events that could not be delivered or handled."""
-        return self._queue("FailedEvents", Duration.seconds(30))
+        queue = self._queue("FailedEvents", Duration.seconds(30))
+        acknowledge(queue, "SQS3", "is itself where events end that rules and functions fail on")
+        return queue
+
+    @cached_property
+    def access_logs(self) -> s3.Bucket:
+        """Who read and wrote what in the stack's other buckets."""
+        return self._bucket(
+            "AccessLogs", [s3.LifecycleRule(expiration=ACCESS_LOGS_KEPT)], logged=False
+        )
 
     @cached_property
     def image(self) -> ecr_assets.DockerImageAsset:
@@ -121,7 +136,12 @@ class QuenchStack(Stack):
         return topic
 
     def _bucket(
-        self, name: str, lifecycle_rules: list[s3.LifecycleRule], *, versioned: bool = False
+        self,
+        name: str,
+        lifecycle_rules: list[s3.LifecycleRule],
+        *,
+        versioned: bool = False,
+        logged: bool = True,
     ) -> s3.Bucket:
         return s3.Bucket(
             self,
@@ -130,6 +150,8 @@ class QuenchStack(Stack):
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
             enforce_ssl=True,
+            server_access_logs_bucket=self.access_logs if logged else None,
+            server_access_logs_prefix=f"{name}/" if logged else None,
             versioned=versioned,
             removal_policy=RemovalPolicy.RETAIN,
             lifecycle_rules=lifecycle_rules,
@@ -207,7 +229,7 @@ class QuenchStack(Stack):
             _camel(name),
             function_name=physical_name,
             description=description,
-            runtime=lambda_.Runtime.PYTHON_3_13,
+            runtime=RUNTIME,
             architecture=lambda_.Architecture.X86_64,
             handler=f"lambdas.{name}.handler",
             code=self.code,
@@ -301,12 +323,29 @@ class QuenchStack(Stack):
         service: str,
         actions: tuple[str, ...],
         resources: list[str],
+        *,
+        why: str = "",
+        conditions: Mapping[str, Any] | None = None,
     ) -> None:
-        grantee.grant_principal.add_to_principal_policy(
+        """Let a role do something; why its resources have wildcards, if they have, goes on from
+        the role's name to a sentence."""
+        role = grantee.grant_principal
+        role.add_to_principal_policy(
             iam.PolicyStatement(
-                actions=[f"{service}:{action}" for action in actions], resources=resources
+                actions=[f"{service}:{action}" for action in actions],
+                resources=resources,
+                conditions=conditions,
             )
         )
+        assert isinstance(role, iam.Role)  # noqa: S101
+        for resource in resources:
+            if why and "*" in resource:
+                acknowledge_wildcard(role, resource, why)
+
+    def _allow_pass(self, grantee: iam.IGrantable, role: iam.Role) -> None:
+        """To start jobs of SageMaker that act as a role."""
+        service = {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+        self._allow(grantee, "iam", ("PassRole",), [role.role_arn], conditions=service)
 
     def _allow_job_logs(self, role: iam.Role) -> None:
         """What SageMaker writes of a processing job, in the name of the job's role."""
@@ -315,15 +354,15 @@ class QuenchStack(Stack):
             "logs",
             ("CreateLogGroup", "CreateLogStream", "PutLogEvents", "DescribeLogStreams"),
             [self._arn("logs", "log-group:/aws/sagemaker/ProcessingJobs*")],
+            why="writes the logs of processing jobs, to streams that SageMaker names",
         )
-        role.add_to_policy(
-            iam.PolicyStatement(
-                actions=["cloudwatch:PutMetricData"],
-                resources=["*"],  # metrics have no ARN
-                conditions={
-                    "StringEquals": {"cloudwatch:namespace": "/aws/sagemaker/ProcessingJobs"}
-                },
-            )
+        self._allow(
+            role,
+            "cloudwatch",
+            ("PutMetricData",),
+            ["*"],
+            why="writes metrics and logs in to ECR to pull its image, both of which have no ARN",
+            conditions={"StringEquals": {"cloudwatch:namespace": "/aws/sagemaker/ProcessingJobs"}},
         )
 
     def _registry_arns(self) -> list[str]:

@@ -15,6 +15,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from bedrock.models import FoundationModel, all_models, find_model
+from infrastructure.acknowledged import acknowledge
 from infrastructure.assets import Assets
 from infrastructure.stack import ALARM_PERIOD, QuenchStack
 from workflows.settings import Settings
@@ -44,6 +45,7 @@ class TuningStack(QuenchStack):
             description="Quench: continuous fine-tuning on Amazon Bedrock",
         )
         self.pipeline_name = f"{settings.name}-tuning"
+        self.state_machine_name = f"{settings.name}-tuning-job"
         self.base_models = _base_models(settings)
 
         self.data_bucket = self._source_bucket("DataBucket")
@@ -102,7 +104,22 @@ class TuningStack(QuenchStack):
         role = iam.Role(
             self, "PipelineRole", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com")
         )
-        self.data_bucket.grant_read_write(role)
+        data = self.data_bucket
+        self._allow(role, "s3", ("ListBucket",), [data.bucket_arn])
+        self._allow(
+            role,
+            "s3",
+            ("GetObject", "GetObjectVersion"),
+            [data.arn_for_objects("*")],
+            why="reads the dataset that its execution names, wherever that lies in the bucket",
+        )
+        self._allow(
+            role,
+            "s3",
+            ("PutObject",),
+            [data.arn_for_objects("runs/*")],
+            why="writes to a folder that is named after the execution",
+        )
         self.callback_queue.grant_send_messages(role)
         self.image.repository.grant_pull(role)
         self._allow(
@@ -110,20 +127,16 @@ class TuningStack(QuenchStack):
             "sagemaker",
             ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob", "AddTags"),
             [self._arn("sagemaker", "processing-job/*")],
+            why="starts processing jobs, which SageMaker names after their execution",
         )
         self._allow(
             role,
             "sagemaker",
             ("CreateModelPackage", "DescribeModelPackage", "DescribeModelPackageGroup", "AddTags"),
             self._registry_arns(),
+            why="registers model packages, whose versions the registry counts",
         )
-        role.add_to_policy(
-            iam.PolicyStatement(
-                actions=["iam:PassRole"],
-                resources=[role.role_arn],
-                conditions={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
-            )
-        )
+        self._allow_pass(role, role)
         self._allow_job_logs(role)
         embedding = find_model(self.settings.evaluation.embedding_model)
         self._allow(
@@ -137,8 +150,15 @@ class TuningStack(QuenchStack):
                     for arn in self._invocation_arns(model.invoke_id)
                 ),
                 *self._invocation_arns(embedding.invoke_id),
-                *self._tuned_model_arns(),
             ],
+            why="asks a base model in whichever region its inference profile chooses",
+        )
+        self._allow(
+            role,
+            "bedrock",
+            ("InvokeModel",),
+            self._tuned_model_arns(),
+            why="asks the model that its execution has tuned, which gets its id then",
         )
         return role
 
@@ -168,15 +188,26 @@ class TuningStack(QuenchStack):
         role = iam.Role(
             self, "StateMachineRole", assumed_by=iam.ServicePrincipal("states.amazonaws.com")
         )
-        self.tuning_job.grant_invoke(role)
+        self._allow(role, "lambda", ("InvokeFunction",), [self.tuning_job.function_arn])
         machine = sfn.StateMachine(
             self,
             "TuningStateMachine",
-            state_machine_name=f"{self.prefix}-tuning-job",
+            state_machine_name=self.state_machine_name,
             definition_body=sfn.DefinitionBody.from_string(
                 self._resolved(definition, {"TuningJobFunction": self.tuning_job.function_arn})
             ),
             role=role,
+        )
+        acknowledge(
+            machine,
+            "SF1",
+            "keeps each execution's history for 90 days itself; to deliver it to a log, its role "
+            "would have to manage every log delivery of the account",
+        )
+        acknowledge(
+            machine,
+            "SF2",
+            "waits for hours and has a single function: its history shows all that a trace would",
         )
         # An execution that ends without its own report (aborted, say) is reported all the same.
         events.Rule(
@@ -208,12 +239,20 @@ class TuningStack(QuenchStack):
                 "DATASET_PREFIX": prefix,
             },
         )
-        self.data_bucket.grant_read(function, f"{prefix}*")
+        self._allow(function, "s3", ("ListBucket",), [self.data_bucket.bucket_arn])
+        self._allow(
+            function,
+            "s3",
+            ("GetObject",),
+            [self.data_bucket.arn_for_objects(f"{prefix}*")],
+            why="looks at whatever is uploaded as a dataset",
+        )
         self._allow(
             function,
             "sagemaker",
             ("StartPipelineExecution", "ListPipelineExecutions", "DescribePipelineExecution"),
             self._pipeline_arns(),
+            why="starts executions of the tuning pipeline and looks at earlier ones",
         )
         events.Rule(
             self,
@@ -242,13 +281,20 @@ class TuningStack(QuenchStack):
             },
         )
         self.state_machine.grant_start_execution(function)
-        self.state_machine.grant_execution(function, "states:DescribeExecution")
+        self._allow(
+            function,
+            "states",
+            ("DescribeExecution",),
+            [self._arn("states", f"execution:{self.state_machine_name}:*")],
+            why="looks at the execution of the state machine that a message is about",
+        )
         self._allow_callbacks(function)
         self._allow(
             function,
             "bedrock",
             ("GetModelCustomizationJob", "StopModelCustomizationJob"),
             self._customization_arns(),
+            why="stops a customization job, whose ARN ends with an id of Bedrock's",
         )
         function.add_event_source(
             event_sources.SqsEventSource(
@@ -289,12 +335,13 @@ class TuningStack(QuenchStack):
             ("CreateModelCustomizationJob", "TagResource"),
             [
                 *(
-                    self._foundation_model_arn(model_id, "*")
+                    self._foundation_model_arn(model_id, self.region)
                     for model in self.base_models
                     for model_id in (model.id, find_model(model.invoke_id).id)
                 ),
                 *self._customization_arns(),
             ],
+            why="starts customization jobs, whose ARNs end with an id of Bedrock's",
         )
         self._allow(
             function,
@@ -306,6 +353,7 @@ class TuningStack(QuenchStack):
                 "GetCustomModelDeployment",
             ),
             self._customization_arns(),
+            why="watches jobs and deploys their models, whose ARNs end with an id of Bedrock's",
         )
         self._allow_callbacks(function)
         return function
@@ -323,16 +371,29 @@ class TuningStack(QuenchStack):
                 },
             ),
         )
-        for split in ("train", "validation"):
-            self.data_bucket.grant_read(role, f"runs/*/{split}/*")
-        self.data_bucket.grant_read_write(role, "runs/*/training/*")
+        data = self.data_bucket
+        self._allow(role, "s3", ("ListBucket",), [data.bucket_arn])
+        self._allow(
+            role,
+            "s3",
+            ("GetObject",),
+            [data.arn_for_objects(f"runs/*/{split}/*") for split in ("train", "validation")],
+            why="reads the splits of any execution, but not its test records",
+        )
+        self._allow(
+            role,
+            "s3",
+            ("GetObject", "PutObject"),
+            [data.arn_for_objects("runs/*/training/*")],
+            why="writes what any execution's training yields, and nothing beside it",
+        )
         return role
 
     def _schedule(self, expression: str) -> None:
         role = iam.Role(
             self, "ScheduleRole", assumed_by=iam.ServicePrincipal("scheduler.amazonaws.com")
         )
-        self.start_tuning.grant_invoke(role)
+        self._allow(role, "lambda", ("InvokeFunction",), [self.start_tuning.function_arn])
         scheduler.CfnSchedule(
             self,
             "Retraining",
@@ -361,6 +422,7 @@ class TuningStack(QuenchStack):
                 "ListPipelineExecutionSteps",
             ),
             self._pipeline_arns(),
+            why="answers the executions of the tuning pipeline that wait for it",
         )
 
     def _pipeline_arns(self) -> list[str]:

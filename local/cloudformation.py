@@ -487,6 +487,7 @@ BUCKET_PROPERTIES = {
     "PublicAccessBlockConfiguration",
     "OwnershipControls",
     "LifecycleConfiguration",
+    "LoggingConfiguration",  # taken, though nothing is logged: an object for each request
 }
 
 

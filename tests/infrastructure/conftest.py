@@ -18,5 +18,21 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def other_assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every stack, as quite other settings of the release make them."""
+    settings = Settings(
+        api={"authorization": "api-key"},
+        release={
+            "parameter": "/lore/model",
+            "repository": "game/lore",
+            "branch": "stable",
+            "connection": "arn:aws:codeconnections:us-east-1:123456789012:connection/abc",
+            "approval_retry_seconds": 3600,
+        },
+    )
+    return synthesize(settings, tmp_path_factory.mktemp("cdk.out"), cache=CACHE, code="other")
+
+
+@pytest.fixture(scope="session")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
     return make_assets(CACHE, tmp_path_factory.mktemp("staging"), "test")

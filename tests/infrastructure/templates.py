@@ -10,7 +10,6 @@ import aws_cdk as cdk
 from infrastructure.assets import Assets
 from infrastructure.inference_stack import InferenceStack
 from infrastructure.knowledge_stack import KnowledgeStack
-from infrastructure.release_stack import ReleaseStack
 from infrastructure.tuning_stack import TuningStack
 from workflows.settings import Settings
 
@@ -35,11 +34,6 @@ def inference_template(settings: Settings, assets: Assets, stage: str = "qa") ->
     return _template(app, InferenceStack(app, "Test", settings=settings, assets=assets, **names))
 
 
-def release_template(settings: Settings, assets: Assets) -> Template:
-    app = cdk.App(analytics_reporting=False)
-    return _template(app, ReleaseStack(app, "Test", settings=settings, assets=assets))
-
-
 def _template(app: cdk.App, stack: cdk.Stack) -> Template:
     artifact = app.synth().get_stack_by_name(stack.stack_name)
     loaded: Template = json.loads(Path(artifact.template_full_path).read_text(encoding="utf-8"))
@@ -57,6 +51,14 @@ def template_files(assembly: Path) -> dict[str, Path]:
         elif artifact["type"] == "cdk:cloud-assembly":
             found |= template_files(assembly / properties["directoryName"])
     return found
+
+
+def load(assembly: Path) -> dict[str, Template]:
+    """The templates of an assembly, by their stacks' names."""
+    return {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name, path in template_files(assembly).items()
+    }
 
 
 def of_type(template: Template, kind: str) -> list[dict[str, Any]]:
@@ -77,3 +79,29 @@ def statements(template: Template) -> Iterator[tuple[set[str], list[Any]]]:
 def resources_of(template: Template, action: str) -> str:
     """What the roles may do an action to, as JSON."""
     return json.dumps([found for actions, found in statements(template) if action in actions])
+
+
+def functions(template: Template) -> dict[str, dict[str, Any]]:
+    """Properties of each function, by the name of its file."""
+    found = of_type(template, "AWS::Lambda::Function")
+    return {function["Handler"].split(".")[1]: function for function in found}
+
+
+def allowed(template: Template, function: str) -> dict[str, str]:
+    """What a function's role may do, and to what, as JSON."""
+    role = {"Ref": functions(template)[function]["Role"]["Fn::GetAtt"][0]}
+    policies = [p for p in of_type(template, "AWS::IAM::Policy") if role in p["Roles"]]
+    own = {
+        "Resources": {
+            str(n): {"Type": "AWS::IAM::Policy", "Properties": p} for n, p in enumerate(policies)
+        }
+    }
+    actions = {
+        action
+        for policy in policies
+        for statement in policy["PolicyDocument"]["Statement"]
+        for action in (
+            [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+        )
+    }
+    return {action: resources_of(own, action) for action in actions}
