@@ -29,7 +29,10 @@ from workflows.settings import Settings
 ARTIFACTS_KEPT = Duration.days(30)
 PYTHON = "3.13"
 INSTALL = "pip install --quiet --constraint constraints.txt"
-FAST_TESTS = 'python -m pytest tests/unit tests/infrastructure -m "not slow" -n 2 --dist loadfile'
+FAST_TESTS = (  # as `make fast`
+    "python -m pytest tests/unit tests/infrastructure"
+    ' -m "not slow" --hypothesis-profile=fast -n 2 --dist loadfile'
+)
 CACHE = ".quench/cache/**/*"
 """Where synthesis keeps the functions' layer: a build finds what the one before has made."""
 

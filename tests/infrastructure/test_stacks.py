@@ -65,11 +65,11 @@ def test_template_is_the_golden_one(name: str, template: Template) -> None:
     assert json.loads(text) == json.loads(golden.read_text(encoding="utf-8"))
 
 
-def test_template_has_no_lint(path: Path) -> None:
+def test_templates_have_no_lint(assembly: Path) -> None:
     lint = subprocess.run(
         [
             *(Path(sys.executable).with_name("cfn-lint"), "--config-file", ROOT / ".cfnlintrc"),
-            *("--template", path),
+            *("--template", *assembly.rglob("*.template.json")),
         ],
         capture_output=True,
         text=True,

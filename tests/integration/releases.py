@@ -41,7 +41,8 @@ def whole_tree(folder: Path) -> Path:
 def small_tree(folder: Path, assembly: Path) -> Path:
     """A tree whose synthesis copies an assembly that is made already."""
     shutil.copytree(ROOT / "tests" / "system", folder / "tests" / "system")
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for file in ("pyproject.toml", "tests/conftest.py"):
+        shutil.copy(ROOT / file, folder / file)
     shutil.copytree(assembly, folder / "assembly")
     (folder / "infrastructure").mkdir()
     (folder / "infrastructure" / "__init__.py").touch()
