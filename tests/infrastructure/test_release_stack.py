@@ -93,7 +93,7 @@ def test_qa_is_deployed_and_then_asked(
         assert one_after_another(actions)
         told = variables(made, tests)
         assert told.pop("STACK_NAME") == deploy["Configuration"]["StackName"]
-    assert told.pop("PYTEST_DISABLE_PLUGIN_AUTOLOAD") == "1"
+        assert told.pop("PYTEST_DISABLE_PLUGIN_AUTOLOAD") == "1"
         assert told == {
             variable: f"#{{{deploy['Namespace']}.{output}}}" for variable, output in outputs.items()
         }
