@@ -19,17 +19,17 @@ Template = dict[str, Any]
 
 
 def tuning_template(settings: Settings, assets: Assets) -> Template:
-    app = cdk.App(analytics_reporting=False)
+    app = cdk.App(analytics_reporting=False, builtin_cloud_formation_validation=False)
     return _template(app, TuningStack(app, "Test", settings=settings, assets=assets))
 
 
 def knowledge_template(settings: Settings, assets: Assets) -> Template:
-    app = cdk.App(analytics_reporting=False)
+    app = cdk.App(analytics_reporting=False, builtin_cloud_formation_validation=False)
     return _template(app, KnowledgeStack(app, "Test", settings=settings, assets=assets))
 
 
 def inference_template(settings: Settings, assets: Assets, stage: str = "qa") -> Template:
-    app = cdk.App(analytics_reporting=False)
+    app = cdk.App(analytics_reporting=False, builtin_cloud_formation_validation=False)
     names = {"stage": stage, "model_parameter": "/quench/model"}
     return _template(app, InferenceStack(app, "Test", settings=settings, assets=assets, **names))
 

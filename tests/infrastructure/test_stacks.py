@@ -65,6 +65,7 @@ def test_template_is_the_golden_one(name: str, template: Template) -> None:
     assert json.loads(text) == json.loads(golden.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_templates_have_no_lint(assembly: Path) -> None:
     lint = subprocess.run(
         [

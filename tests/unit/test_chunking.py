@@ -93,6 +93,7 @@ def test_ids_tell_apart_what_is_embedded_or_found_differently() -> None:
     assert len({chunk.id for variant in variants for chunk in variant}) == len(variants)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(5, 30), (40, 120), (150, 400)], ids=["short", "usual", "long"])
 @pytest.mark.parametrize("separator", ["\n\n", "\n", " "], ids=["blank", "line", "none"])
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ def test_version() -> None:
     assert output.startswith("quench")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -186,6 +186,7 @@ def repeating(times: int) -> bytes:
     return b'{"' + b"k" * 10_000 + b'": [' + b"1," * times + b"1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -225,6 +226,7 @@ def test_says_why_a_document_cannot_be_read(
         reader.read(tmp_path / name, name)
 
 
+@pytest.mark.slow
 def test_a_file_that_decompresses_without_end_costs_little(
     tmp_path: Path, reader: DocumentReader
 ) -> None:
