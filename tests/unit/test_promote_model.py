@@ -498,6 +498,7 @@ def test_whatever_the_order_of_calls_and_kills_the_latest_approval_is_in_force(
     assert max(cloud.released.values()) == len(cloud.versions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["promote_model", "release_model", "restore_model"])
 def test_functions_import_little(name):
     """A function starts fast: nothing of the build-time libraries comes with it."""
