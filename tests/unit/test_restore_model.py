@@ -626,6 +626,7 @@ def kills(services, function, event, context, prepare):
             return
 
 
+@pytest.mark.slow
 def test_a_restoration_that_was_cut_short_is_carried_to_its_end(
     function, services, messages, event, context
 ):
@@ -646,6 +647,7 @@ def test_a_restoration_that_was_cut_short_is_carried_to_its_end(
     )
 
 
+@pytest.mark.slow
 def test_a_rollback_that_was_cut_short_is_carried_to_its_end(function, services, messages, context):
     def prepare():
         put(BASE, A, B, C)
