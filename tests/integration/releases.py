@@ -131,7 +131,7 @@ class Releases:
     def approve(self, package: str) -> None:
         """Approve a package and wait until it is the one to be released."""
         self.stack.decide(package, "Approved")
-        until(lambda: self.approved() == package, f"{package} to be promoted")
+        until(lambda: self.approved() == package, f"{package} to be promoted", patience=200)
 
     def approved(self) -> str | None:
         package: str | None = self.stack.parameter()["model_package"]
@@ -176,7 +176,7 @@ class Releases:
             quiet = all(release.status not in ("InProgress", "Stopping") for release in releases)
             return releases if quiet and not any(int(counts[name]) for name in names) else None
 
-        found: list[Release] = until(look, "the releases to end", patience=240)
+        found: list[Release] = until(look, "the releases to end", patience=400)
         return found
 
     def actions(self, execution: str) -> dict[str, dict[str, Any]]:

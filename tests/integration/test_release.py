@@ -17,6 +17,7 @@ from cli.main import app
 
 QA_DEPLOY = "QA/quench-qa-inference.Deploy"
 PROD_DEPLOY = "PROD/quench-prod-inference.Deploy"
+pytestmark = pytest.mark.timeout(900)  # a test waits for several releases
 SETTINGS = small(alarms={"email": "ops@example.com"})
 
 
@@ -129,11 +130,11 @@ def test_a_model_that_cannot_answer_never_reaches_production(
         customModelDeploymentIdentifier=stack.parameter()["model_id"]
     )
     with asked_all_along(stack) as answers:
-        until(lambda: stack.parameter() == before, "the parameter to be back", patience=200)
+        until(lambda: stack.parameter() == before, "the parameter to be back", patience=400)
         restoring, failed = until(
             lambda: new if len(new := releases.newer_than(known)) == 2 else None, "its release"
         )
-        until(lambda: releases.served("qa") == released, "QA to be back", patience=200)
+        until(lambda: releases.served("qa") == released, "QA to be back", patience=400)
         releases.settled()
     assert len(answers) > 5
     assert set(answers) == {(200, before["model_id"])}
@@ -263,7 +264,7 @@ def test_a_production_deployment_that_fails_leaves_production_as_it_was(
     stack.cloud.faults.add(
         "cloudformation", "UpdateStack", "InsufficientCapabilitiesException", "Not today."
     )
-    until(lambda: releases.approved() != package, "the parameter to be back", patience=200)
+    until(lambda: releases.approved() != package, "the parameter to be back", patience=400)
     answers.append(production.health().status)
     releases.settled()
     assert stack.parameter() == before

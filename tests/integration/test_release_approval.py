@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from infrastructure.app import synthesize
 
+pytestmark = pytest.mark.timeout(900)  # a test waits for several releases
 SETTINGS = small()
 ASKING = small(release={"production_approval": True})
 
@@ -40,7 +41,7 @@ def test_a_pipeline_updates_itself_and_asks_before_production(
     releases = Releases(stack)
     qa, later = releases.register(), releases.register()
     releases.pipeline.start_pipeline_execution(name=PIPELINE)
-    until(releases.waiting_approval, "production's approval", patience=200)
+    until(releases.waiting_approval, "production's approval", patience=400)
 
     # The first execution ended where it updated the pipeline, before any stage was deployed.
     waiting, updating = releases.all()
@@ -60,12 +61,12 @@ def test_a_pipeline_updates_itself_and_asks_before_production(
 
     # A model passes QA and waits; another one is approved, and passes QA meanwhile.
     releases.approve(qa)
-    first = until(releases.waiting_approval, "the first model's approval", patience=200)
+    first = until(releases.waiting_approval, "the first model's approval", patience=400)
     releases.approve(later)
-    until(lambda: releases.served("qa") == later, "QA to get the later one", patience=200)
+    until(lambda: releases.served("qa") == later, "QA to get the later one", patience=400)
     assert releases.served("prod") is None
     assert terminal.invoke(app, ["release", "approve"]).exit_code == 0
-    until(lambda: releases.served("prod") == qa, "production to get the first", patience=200)
+    until(lambda: releases.served("prod") == qa, "production to get the first", patience=400)
     second = until(
         lambda: (
             found
@@ -73,7 +74,7 @@ def test_a_pipeline_updates_itself_and_asks_before_production(
             else None
         ),
         "the later model's approval",
-        patience=200,
+        patience=400,
     )
     assert second["action"] == "ApproveProduction"
     assert terminal.invoke(app, ["release", "approve"]).exit_code == 0
