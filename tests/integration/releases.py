@@ -35,6 +35,8 @@ def whole_tree(folder: Path) -> Path:
         if not name.startswith(FAST_TESTS) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    (folder / ".quench").mkdir()
+    (folder / ".quench" / "cache").symlink_to(ROOT / ".quench" / "cache")
     return _with_fast_tests(folder)
 
 
