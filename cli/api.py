@@ -60,14 +60,21 @@ class Api:
     def draw(self, prompt: str) -> Reply:
         return self.post("image", {"prompt": prompt})
 
+    def health(self) -> Reply:
+        return self._send(AWSRequest("GET", f"{self._url}health"))
+
     def post(self, path: str, body: dict[str, Any]) -> Reply:
         """Raises CommandError if there is no response."""
-        request = AWSRequest(
-            "POST",
-            self._url + path,
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+        return self._send(
+            AWSRequest(
+                "POST",
+                self._url + path,
+                data=json.dumps(body).encode(),
+                headers={"Content-Type": "application/json"},
+            )
         )
+
+    def _send(self, request: AWSRequest) -> Reply:
         if self._key:
             request.headers["x-api-key"] = self._key
         else:
@@ -81,7 +88,7 @@ class Api:
             request_id = response.headers.get("x-amzn-RequestId", "without an id")
             return Reply(response.status_code, json.loads(response.content), request_id)
         except (HTTPClientError, ValueError) as error:
-            raise CommandError(f"{self._url}{path} did not answer: {error}") from error
+            raise CommandError(f"{request.url} did not answer: {error}") from error
 
 
 def deployed_api(outputs: dict[str, str]) -> Api:

@@ -19,23 +19,29 @@ def ask(
     mode: Mode,
     persona: str | None,
     max_tokens: int,
+    stage: str,
     settings: Path | None,
     console: Console,
 ) -> None:
     """Ask once, and show the answer with its sources. Raises CommandError for an error response."""
     with aws_errors():
-        api = _api(settings)
+        api = _api(settings, stage)
         with console.status("Waiting for an answer…"):
             reply = api.ask(mode, question, max_tokens, persona)
     _show(_succeeded(reply), console)
 
 
 def chat(
-    mode: Mode, persona: str | None, max_tokens: int, settings: Path | None, console: Console
+    mode: Mode,
+    persona: str | None,
+    max_tokens: int,
+    stage: str,
+    settings: Path | None,
+    console: Console,
 ) -> None:
     """A conversation, until the input ends; an error ends one turn only."""
     with aws_errors():
-        api = _api(settings)
+        api = _api(settings, stage)
         history: list[dict[str, str]] = []
         console.print("[dim]Ctrl-D ends the conversation.[/]")
         while (question := _read(console)) is not None:
@@ -52,8 +58,8 @@ def chat(
                 ]
 
 
-def _api(settings: Path | None) -> Api:
-    return deployed_api(stack_outputs(f"{load_settings(settings).name}-inference"))
+def _api(settings: Path | None, stage: str) -> Api:
+    return deployed_api(stack_outputs(f"{load_settings(settings).name}-{stage}-inference"))
 
 
 def _succeeded(reply: Reply) -> dict[str, Any]:

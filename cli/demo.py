@@ -18,10 +18,11 @@ from cli import lore, result, view
 from cli.api import Api, Mode
 from cli.errors import CommandError, needs
 from cli.knowledge import Knowledge
+from cli.pipeline import Execution, ReleasePipeline
 from cli.progress import Progress, Step, expected_steps, merge_steps, now
 from cli.result import RESULT_FILE, DemoResult
 from cli.synth import load_settings
-from cli.up import EXAMPLE, ModelSize, UpOptions, only_one, running_cloud
+from cli.up import EXAMPLE, ModelSize, Stacks, UpOptions, only_one, running_cloud
 from evaluation.report import Evaluation, ModelScores
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ PICTURE = "The bell tower of Emberfall at dusk, ash falling like snow"
 LOOK_SECONDS = 2.0
 START_SECONDS = 60.0
 PROMOTION_SECONDS = 120.0
+STAGES = ("qa", "prod")
 REPORTS = (
     "report/preprocess_report.json",
     "rejected/rejected.jsonl",
@@ -55,6 +57,7 @@ class DemoOptions:
     settings: Path | None = None
     port: int = 0
     model: ModelSize | None = None
+    source: Path | None = None
     timeout_seconds: float = 1800.0
 
 
@@ -98,9 +101,11 @@ def run(options: DemoOptions, console: Console, plain: bool) -> DemoResult:
             evaluation = Evaluation.model_validate_json((FOLDER / "evaluation.json").read_text())
             console.print(view.comparison(evaluation), "")
             console.print(view.answers(evaluation.samples), "")
+        if outcome.release:
+            console.print(view.release(outcome.release), "")
         if outcome.answers:
             console.print(view.api_answers(QUESTION, outcome.answers, outcome.picture), "")
-    console.print("[green]✓[/] The tuned model is approved, promoted and answers.\n")
+    console.print("[green]✓[/] The tuned model is approved, released and answers.\n")
     places |= {
         "Reports": f"{FOLDER}/",
         "State and logs": f"{STATE_DIR}/",
@@ -136,10 +141,14 @@ def _run(
         shutil.rmtree(FOLDER, ignore_errors=True)
         with progress.phase("start"):
             progress.note("start", "synthesizing the stack, starting the embedded cloud")
-            cloud, outputs = stack.enter_context(
-                running_cloud(UpOptions(options.settings, options.port, STATE_DIR, options.model))
+            cloud, stacks = stack.enter_context(
+                running_cloud(
+                    UpOptions(
+                        options.settings, options.port, STATE_DIR, options.model, options.source
+                    )
+                )
             )
-            demo = Demo(cloud, outputs, progress, outcome, deadline)
+            demo = Demo(cloud, stacks, progress, outcome, deadline)
         with progress.phase("hydrate"):
             questions += demo.hydrate(settings.name)
         with progress.phase("upload"):
@@ -150,12 +159,15 @@ def _run(
             demo.approve()
         with progress.phase("promote"):
             model_id = demo.promote()
+        with progress.phase("release"):
+            demo.release(model_id)
         with progress.phase("answer"):
             api_url = demo.answer()
     return {
         "Model to invoke": model_id,
         "API": f"{api_url} (signed requests: IAM)",
-        "Named by": f"{outputs['ModelParameterName']} (Parameter Store)",
+        "QA's API": stacks["qa-inference"]["ApiUrl"],
+        "Named by": f"{stacks['promotion']['ModelParameterName']} (Parameter Store)",
         "Was in S3": f"s3://{demo.bucket}/{demo.run_folder}/",
     }
 
@@ -166,13 +178,14 @@ class Demo:
     def __init__(
         self,
         cloud: "Cloud",
-        outputs: dict[str, str],
+        stacks: Stacks,
         progress: Progress,
         outcome: DemoResult,
         deadline: float,
     ) -> None:
         self._cloud = cloud
-        self._outputs = outputs
+        self._stacks = stacks
+        self._outputs = outputs = stacks["tuning"]
         self._progress = progress
         self._outcome = outcome
         self._deadline = deadline
@@ -187,6 +200,7 @@ class Demo:
         definition = self._sagemaker.describe_pipeline(PipelineName=outputs["PipelineName"])
         self._expected = expected_steps(json.loads(definition["PipelineDefinition"]))
         self._execution_arn = ""
+        self._served_before: dict[str, str | None] = {}
         progress.note("start", cloud.endpoint)
         progress.update(steps=self._expected)
 
@@ -195,7 +209,7 @@ class Demo:
         if not lore.LORE.is_dir():
             self._progress.note("hydrate", f"skipped: {lore.LORE} is in Quench's checkout only")
             return []
-        outputs = {**self._outputs, "IndexLocation": self._cloud.index_location}
+        outputs = {**self._stacks["knowledge"], "IndexLocation": self._cloud.index_location}
         knowledge = Knowledge(name, outputs, self._cloud.client)
         self._outcome.knowledge, questions = lore.hydrate(
             knowledge, lambda note: self._progress.note("hydrate", note), self._deadline
@@ -242,6 +256,7 @@ class Demo:
 
     def approve(self) -> None:
         """Approve the registered version, as an approver would."""
+        self._served_before = self._served_models()
         register = next(step for step in self._progress.steps if step.type == "RegisterModel")
         arn = register.metadata["RegisterModel"]["Arn"]
         self._progress.note("approve", arn)
@@ -259,7 +274,7 @@ class Demo:
 
     def promote(self) -> str:
         """Wait until Parameter Store names a deployment of exactly this custom model; its ARN."""
-        name = self._outputs["ModelParameterName"]
+        name = self._stacks["promotion"]["ModelParameterName"]
         custom_model = self._fine_tune_outputs()["custom_model_arn"]
         self._progress.note("promote", name)
 
@@ -280,11 +295,67 @@ class Demo:
             )
         return model_id
 
+    def release(self, model_id: str) -> None:
+        """Follow the release that the approval started, through QA to production."""
+        pipeline = ReleasePipeline(
+            self._stacks["release"]["ReleasePipelineName"], self._cloud.client
+        )
+        parameter = self._stacks["promotion"]["ModelParameterName"]
+        written = self._ssm.get_parameter(Name=parameter)["Parameter"]["LastModifiedDate"]
+        started = time.monotonic()
+
+        def ended() -> Execution | None:
+            found = pipeline.release_since(written)
+            if found is None:
+                return None
+            statuses = pipeline.statuses(found.id)
+            running = [place for place, status in statuses.items() if status == "InProgress"]
+            if running:
+                self._progress.note("release", ", ".join(sorted(running)))
+            after = self._served_before if found.running else self._served_models()
+            self._outcome.release = result.Release(
+                pipeline=pipeline.name,
+                execution=found.id,
+                status=found.status,
+                seconds=round(time.monotonic() - started, 2),
+                stages=[
+                    result.Stage(
+                        name=stage.upper(),
+                        model_before=self._served_before[stage],
+                        model_after=model,
+                        system_tests=statuses.get(f"{stage.upper()}/SystemTests"),
+                    )
+                    for stage, model in after.items()
+                ],
+            )
+            return None if found.running else found
+
+        execution = self._wait("the release to end", ended, math.inf)
+        if execution.status != "Succeeded":
+            failed = next((a for a in pipeline.actions() if a.status == "Failed"), None)
+            raise CommandError(
+                f"The release {execution.id} {execution.status.lower()}"
+                + (f" in {failed.place}: {failed.message}" if failed else "."),
+                f"Its builds' logs are in {self._state_dir / 'logs' / 'codebuild'}",
+            )
+        for stage in self._outcome.release.stages if self._outcome.release else []:
+            if stage.model_after != model_id:
+                raise CommandError(
+                    f"{stage.name} answers with {stage.model_after}, not with {model_id}."
+                )
+        self._progress.note("release", f"{pipeline.name}, execution {execution.id}")
+
+    def _served_models(self) -> dict[str, str | None]:
+        """What each stage says of itself."""
+        return {stage: self._api(stage).health().body["models"]["tuned"] for stage in STAGES}
+
+    def _api(self, stage: str) -> Api:
+        return Api(self._stacks[f"{stage}-inference"]["ApiUrl"], self._cloud.session)
+
     def answer(self) -> str:
-        """Deploy the promoted model, ask one question three ways, have a picture drawn; the URL."""
-        self._progress.note("answer", "deploying the promoted model")
-        outputs = self._cloud.deploy(self._state_dir / "cdk.out")
-        api = Api(outputs["ApiUrl"], self._cloud.session)
+        """Ask production one question three ways, have a picture drawn; the API's URL."""
+        outputs = self._stacks["prod-inference"]
+        api = self._api("prod")
         persona = self._upload_personas(outputs["PersonasUri"])
         for mode in MODES:
             self._progress.note("answer", f"{QUESTION} ({mode})")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli import ask as asking
-from cli import documents
+from cli import documents, models, release
 from cli.demo import DemoOptions, run
 from cli.errors import CommandError, write_trace
 from cli.synth import write_assembly
@@ -30,6 +30,10 @@ app = typer.Typer(
 
 documents_app = typer.Typer(help="What is done with documents.", no_args_is_help=True)
 app.add_typer(documents_app, name="documents")
+models_app = typer.Typer(help="Which models there are, and the way back.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+release_app = typer.Typer(help="Where the release pipeline stands.", no_args_is_help=True)
+app.add_typer(release_app, name="release")
 
 
 class Model(StrEnum):
@@ -43,10 +47,19 @@ class Mode(StrEnum):
     rag = "rag"
 
 
+class Stage(StrEnum):
+    qa = "qa"
+    prod = "prod"
+
+
 PORT = typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
 SettingsFile = Annotated[
     Path | None,
     typer.Option("--settings", help="Settings file; quench.toml here, if there is one."),
+]
+Source = Annotated[
+    Path | None,
+    typer.Option(help="Working tree that releases are made of; Quench's own.", file_okay=False),
 ]
 LocalModel = Annotated[
     Model | None,
@@ -103,11 +116,14 @@ def up(
         Path | None, typer.Option(help="Where logs and jobs' files are kept.")
     ] = None,
     model: LocalModel = None,
+    source: Source = None,
     settings: SettingsFile = None,
 ) -> None:
     """Serve the embedded cloud, with the stacks deployed, until Ctrl-C."""
     with shown_errors():
-        serve(UpOptions(settings, port, state_dir, model.value if model else None), Console())
+        serve(
+            UpOptions(settings, port, state_dir, model.value if model else None, source), Console()
+        )
 
 
 @app.command()
@@ -125,16 +141,18 @@ def demo(
     dataset: Annotated[Path, typer.Option(help="The dataset to tune on: one file.")] = EXAMPLE,
     port: Annotated[int, PORT] = 0,
     model: LocalModel = None,
+    source: Source = None,
     settings: SettingsFile = None,
     timeout: Annotated[float, typer.Option(help="Minutes after which the demo gives up.")] = 30,
     plain: Annotated[bool, typer.Option("--plain", help="One line for each change.")] = False,
 ) -> None:
-    """Hydrate the example's lore, take a dataset through the whole tuning loop, ask the API."""
+    """Hydrate the example's lore, tune on a dataset, release the model, ask the API."""
     options = DemoOptions(
         dataset=dataset,
         settings=settings,
         port=port,
         model=model.value if model else None,
+        source=source,
         timeout_seconds=timeout * 60,
     )
     console = Console()
@@ -150,6 +168,7 @@ MaxTokens = Annotated[
     typer.Option(min=1, help="How long an answer may get; a laptop makes about 12 a second."),
 ]
 Persona = Annotated[str | None, typer.Option(help="Who answers: a persona's file name.")]
+StageOption = Annotated[Stage, typer.Option(help="The stage that is asked.")]
 
 
 @app.command()
@@ -158,11 +177,12 @@ def ask(
     mode: ModeOption = Mode.base,
     persona: Persona = None,
     max_tokens: MaxTokens = 100,
+    stage: StageOption = Stage.prod,
     settings: SettingsFile = None,
 ) -> None:
     """Ask the deployed API one question."""
     with shown_errors():
-        asking.ask(question, mode.value, persona, max_tokens, settings, Console())
+        asking.ask(question, mode.value, persona, max_tokens, stage.value, settings, Console())
 
 
 @app.command()
@@ -170,11 +190,12 @@ def chat(
     mode: ModeOption = Mode.base,
     persona: Persona = None,
     max_tokens: MaxTokens = 100,
+    stage: StageOption = Stage.prod,
     settings: SettingsFile = None,
 ) -> None:
     """Talk with the deployed API."""
     with shown_errors():
-        asking.chat(mode.value, persona, max_tokens, settings, Console())
+        asking.chat(mode.value, persona, max_tokens, stage.value, settings, Console())
 
 
 @documents_app.command()
@@ -187,6 +208,45 @@ def sync(
     """Compare the documents bucket with the index, and repair the index either way."""
     with shown_errors():
         documents.sync(settings, timeout, Console())
+
+
+@models_app.command("list")
+def list_models(settings: SettingsFile = None) -> None:
+    """Every registered model, and which one each stage serves."""
+    with shown_errors():
+        models.list_models(settings, Console())
+
+
+@models_app.command()
+def rollback(settings: SettingsFile = None) -> None:
+    """Put the model before this one back, and release it."""
+    with shown_errors():
+        models.rollback(settings, Console())
+
+
+@release_app.command()
+def status(settings: SettingsFile = None) -> None:
+    """Every stage and action, as it ran last."""
+    with shown_errors():
+        release.status(settings, Console())
+
+
+@release_app.command()
+def approve(
+    reject: Annotated[bool, typer.Option("--reject", help="Do not let it pass.")] = False,
+    comment: Annotated[str, typer.Option(help="Why, for those who read it later.")] = "",
+    settings: SettingsFile = None,
+) -> None:
+    """Let the release that waits pass to production."""
+    with shown_errors():
+        release.approve(settings, reject, comment, Console())
+
+
+@release_app.command()
+def retry(settings: SettingsFile = None) -> None:
+    """Run again what failed in the newest release."""
+    with shown_errors():
+        release.retry(settings, Console())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-PHASES = ("start", "hydrate", "upload", "tune", "approve", "promote", "answer")
+PHASES = ("start", "hydrate", "upload", "tune", "approve", "promote", "release", "answer")
 WAITING = "Waiting"
 
 

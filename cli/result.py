@@ -109,6 +109,26 @@ class Picture(Record):
     seconds: float
 
 
+class Stage(Record):
+    """What a stage answered with, by its `/health`; null is the base model. `system_tests` is the
+    status of those that asked this stage."""
+
+    name: str
+    model_before: str | None
+    model_after: str | None
+    system_tests: str | None
+
+
+class Release(Record):
+    """The execution of the release pipeline that brought the approved model to the stages."""
+
+    pipeline: str
+    execution: str
+    status: str
+    seconds: float
+    stages: list[Stage]
+
+
 class DemoResult(Record):
     """A part is null when the run ended before it was known; `error` is there only if not `ok`."""
 
@@ -121,6 +141,7 @@ class DemoResult(Record):
     evaluation: Evaluation | None = None
     model_package: ModelPackage | None = None
     parameter: Parameter | None = None
+    release: Release | None = None
     answers: list[Answer] = []
     picture: Picture | None = None
     peak_memory_mb: float = 0.0

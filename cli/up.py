@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -37,6 +37,8 @@ EXPORTED = (
 )
 
 ModelSize = Literal["smollm2", "tiny"]
+Stacks = Mapping[str, Mapping[str, str]]
+"""The outputs of stacks, by the stack's name without the name that the settings put first."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,12 @@ class UpOptions:
     port: int | None = None
     state_dir: Path | None = None
     model: ModelSize | None = None
+    source: Path | None = None
 
 
 @contextmanager
-def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", dict[str, str]]]:
-    """A cloud with the stack deployed, and the stack's outputs by key; stopped on leaving.
+def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", Stacks]]:
+    """A cloud with every stack deployed, and their outputs; stopped on leaving.
 
     Synthesis runs in a process of its own, at the same time as the cloud starts: Node needs
     several seconds, and its memory is given back.
@@ -63,10 +66,15 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", dict[str, str]]
         synthesis did not end.
     """
     with needs("local"):
+        from infrastructure import ROOT
         from local.cloud import Cloud
         from local.config import INSTALL_SMOLLM2, LocalConfig
+        from workflows.settings import FILE_VARIABLE
 
     settings = load_settings(options.settings)
+    file = options.settings or Path("quench.toml")
+    if file.is_file():  # what is released is synthesized with the same settings
+        os.environ[FILE_VARIABLE] = str(file.resolve())
     port = settings.local.port if options.port is None else options.port
     state_dir = (options.state_dir or settings.local.state_dir).resolve()
     model = options.model or settings.local.model
@@ -91,6 +99,7 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", dict[str, str]]
                 wait_scale=settings.local.wait_scale,
                 model=model,
                 index_location=settings.local.opensearch or None,
+                source=(options.source or ROOT).resolve(),
             )
         )
         log = state_dir / "synth.log"
@@ -107,7 +116,13 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", dict[str, str]]
                         f"Synthesis did not end within {SYNTHESIS_TIMEOUT_SECONDS:.0f} s.",
                         f"Its output is in {log}",
                     ) from error
-            yield cloud, cloud.deploy(path)
+            yield (
+                cloud,
+                {
+                    name.removeprefix(f"{settings.name}-"): outputs
+                    for name, outputs in cloud.deploy(path).items()
+                },
+            )
         finally:
             with _uninterrupted():
                 cloud.stop()
@@ -118,22 +133,24 @@ def serve(options: UpOptions, console: Console) -> None:
     stop = threading.Event()
     started = time.monotonic()
     with (
-        console.status("Starting the embedded cloud and synthesizing the stack…") as status,
-        running_cloud(options) as (cloud, outputs),
+        console.status("Starting the embedded cloud and synthesizing the stacks…") as status,
+        running_cloud(options) as (cloud, stacks),
     ):
         status.stop()
         seconds = time.monotonic() - started
         console.print(f"[green]✓[/] Ready at [bold]{cloud.endpoint}[/] after {seconds:.1f} s\n")
-        console.print(listing(dict(sorted(outputs.items()))), soft_wrap=True)
-        datasets = (
-            f"s3://{outputs['DataBucketName']}/{load_settings(options.settings).dataset.prefix}"
-        )
-        documents = f"s3://{outputs['DocumentsBucketName']}/"
+        for name, outputs in stacks.items():
+            console.print(f"[bold]{name}[/]")
+            console.print(listing({f"  {key}": value for key, value in sorted(outputs.items())}))
+        prefix = load_settings(options.settings).dataset.prefix
+        datasets = f"s3://{stacks['tuning']['DataBucketName']}/{prefix}"
+        documents = f"s3://{stacks['knowledge']['DocumentsBucketName']}/"
+        personas = stacks["prod-inference"]["PersonasUri"]
         commands = (
             f"aws s3 cp {EXAMPLE if EXAMPLE.is_file() else 'FILE'} {datasets}",
             f"aws s3 sync {LORE if LORE.is_dir() else 'FOLDER'} {documents}",
             "quench documents sync",
-            f"aws s3 sync {PERSONAS if PERSONAS.is_dir() else 'FOLDER'} {outputs['PersonasUri']}",
+            f"aws s3 sync {PERSONAS if PERSONAS.is_dir() else 'FOLDER'} {personas}",
         )
         _print_commands(console, cloud.environment(), commands)
         console.print(f"[dim]Logs and jobs' files: {cloud.config.state_dir}[/]", soft_wrap=True)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cli.lore import Question
 from cli.progress import Phase, Progress, Step, now
-from cli.result import Answer, Picture
+from cli.result import Answer, Picture, Release
 from evaluation.report import Evaluation, ModelScores, Sample
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -286,6 +286,34 @@ def found_passages(questions: Sequence[Question]) -> RenderableType:
             )
         parts += [Text(), Text(question.text, "italic"), table]
     return Group(*parts)
+
+
+def release(released: Release) -> RenderableType:
+    """Which model each stage served before and after."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("stage", no_wrap=True)
+    for name in ("before", "after"):
+        table.add_column(name, overflow="fold")
+    table.add_column("system tests", no_wrap=True)
+    for stage in released.stages:
+        table.add_row(
+            Text(stage.name, "cyan"),
+            Text(_model(stage.model_before), "dim"),
+            _model(stage.model_after),
+            Text(
+                stage.system_tests or "–", "green" if stage.system_tests == "Succeeded" else "dim"
+            ),
+        )
+    title = Text.assemble(
+        ("Released  ", "bold"),
+        f"{released.pipeline}, {released.seconds:.0f} s",
+        (f"   {released.execution}", "dim"),
+    )
+    return Group(title, Text(), table)
+
+
+def _model(arn: str | None) -> str:
+    return arn.rpartition(":")[2] if arn else "base model"
 
 
 def api_answers(question: str, given: Sequence[Answer], picture: Picture | None) -> RenderableType:

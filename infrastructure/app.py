@@ -1,5 +1,6 @@
 """Synthesis: settings in, a CDK cloud assembly out. No credentials, no network once cached."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -11,14 +12,14 @@ import aws_cdk as cdk
 
 from infrastructure import ROOT
 from infrastructure.assets import AssetError, make_assets
-from infrastructure.inference_stack import InferenceStack
-from infrastructure.knowledge_stack import KnowledgeStack
-from infrastructure.tuning_stack import TuningStack
+from infrastructure.release_stack import ReleaseStack
 from workflows.settings import Settings, SettingsError
 
 
 def code_version() -> str:
-    """The commit that is checked out, or the installed version where there is no repository."""
+    """The commit that is built or checked out, or the installed version where there is neither."""
+    if built := os.environ.get("CODEBUILD_RESOLVED_SOURCE_VERSION"):
+        return built[:12]
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
         cwd=ROOT,
@@ -41,38 +42,14 @@ def synthesize(
     code: str | None = None,
 ) -> Path:
     """Write the cloud assembly (templates and assets) of every stack; returns its folder."""
-    app = cdk.App(outdir=str(outdir), analytics_reporting=False)
+    app = cdk.App(
+        outdir=str(outdir),
+        analytics_reporting=False,
+        builtin_cloud_formation_validation=False,  # takes seconds; the tests have cfn-lint
+    )
     with TemporaryDirectory(prefix="quench-") as staging:
-        assets = make_assets(cache.resolve(), Path(staging))
-        version = code or code_version()
-        tuning = TuningStack(
-            app,
-            "QuenchTuning",
-            settings=settings,
-            assets=assets,
-            code_version=version,
-            stack_name=f"{settings.name}-tuning",
-            description="Quench: continuous fine-tuning on Amazon Bedrock",
-        )
-        knowledge = KnowledgeStack(
-            app,
-            "QuenchKnowledge",
-            settings=settings,
-            assets=assets,
-            stack_name=f"{settings.name}-knowledge",
-            description="Quench: documents as searchable knowledge",
-        )
-        inference = InferenceStack(
-            app,
-            "QuenchInference",
-            settings=settings,
-            assets=assets,
-            code_version=version,
-            stack_name=f"{settings.name}-inference",
-            description="Quench: answers of the base model, the tuned model and the knowledge",
-        )
-        for before in (tuning, knowledge):  # whose parameters it reads
-            inference.add_stack_dependency(before)
+        assets = make_assets(cache.resolve(), Path(staging), code or code_version())
+        ReleaseStack(app, "QuenchRelease", settings=settings, assets=assets)
         return Path(app.synth().directory)
 
 

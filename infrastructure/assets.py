@@ -14,7 +14,7 @@ from pathlib import Path
 
 from infrastructure import ROOT
 
-PYTHON_VERSION = "3.13"
+PYTHON_VERSION = "3.14"
 """Of the Lambda runtime that the layer is made for."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64")
 
@@ -25,14 +25,15 @@ class AssetError(RuntimeError):
 
 @dataclass(frozen=True)
 class Assets:
-    """The folders that every stack uploads from; made once."""
+    """The folders that every stack uploads from, and what version of the code they hold."""
 
     functions: Path
     layer: Path
     processing_image: Path
+    code_version: str
 
 
-def make_assets(cache: Path, staging: Path) -> Assets:
+def make_assets(cache: Path, staging: Path, code_version: str) -> Assets:
     """Stage the code in an empty folder, and find (or make) the layer in the cache.
 
     Raises AssetError.
@@ -45,6 +46,7 @@ def make_assets(cache: Path, staging: Path) -> Assets:
             staging / "processing-image",
             extra=("processing/Dockerfile",),
         ),
+        code_version=code_version,
     )
 
 

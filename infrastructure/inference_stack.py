@@ -1,9 +1,9 @@
-"""The inference stack: the APIs that applications call, and what their functions may do."""
+"""The inference stack of a stage: the APIs that applications call, and their functions."""
 
 import json
 from urllib.parse import urlsplit
 
-from aws_cdk import CfnParameter, RemovalPolicy
+from aws_cdk import CfnOutput, CfnParameter, RemovalPolicy
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
@@ -11,6 +11,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from bedrock.models import find_model
+from infrastructure.acknowledged import acknowledge
 from infrastructure.assets import Assets
 from infrastructure.stack import ALARM_PERIOD, INDEX_READERS, OLD_VERSIONS, QuenchStack
 from workflows.settings import Settings
@@ -20,6 +21,19 @@ TIMEOUT_SECONDS = 29  # the longest that API Gateway waits
 MEMORY_MB = 512
 RAG_MEMORY_MB = 1024
 TOLERATED_ERRORS = 0.01  # of all requests within five minutes
+API_DEVIATIONS = {
+    "APIG2": "leaves requests to its functions, which validate each by the schema in /openapi.json "
+    "and answer with what is wrong",
+    "APIG3": "answers known callers only and is throttled: a web ACL is a monthly price for rules "
+    "against strangers",
+    "APIG6": "has access logs of every request, but no execution logs, since those hold prompts "
+    "(ADR 11)",
+    "COG4": "is called by applications, each with an IAM role or a key: there are no users to sign "
+    "in (ADR 11)",
+    "IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/"
+    "AmazonAPIGatewayPushToCloudWatchLogs]": "writes logs by a role with AWS's own policy: the "
+    "service refuses roles that may do less (ADR 11)",
+}
 ACCESS_LOG = {
     "requestId": "$context.requestId",
     "time": "$context.requestTime",
@@ -36,7 +50,11 @@ ACCESS_LOG = {
 
 
 class InferenceStack(QuenchStack):
-    """Questions in, answers out."""
+    """Questions in, answers out.
+
+    The model is what Parameter Store names when the stack is deployed: the template does not change
+    with it, and a stage keeps the model it was deployed with.
+    """
 
     def __init__(
         self,
@@ -45,30 +63,29 @@ class InferenceStack(QuenchStack):
         *,
         settings: Settings,
         assets: Assets,
-        code_version: str,
-        stack_name: str,
-        description: str,
+        stage: str,
+        model_parameter: str,
     ) -> None:
         super().__init__(
             scope,
             construct_id,
             settings=settings,
             assets=assets,
-            stack_name=stack_name,
-            description=description,
+            name=f"{stage}-inference",
+            description="Quench: answers of the base model, the tuned model and the knowledge",
         )
+        self.prefix = f"{settings.name}-{stage}"
         uri = urlsplit(settings.api.personas_uri)
         self.personas = uri.path.lstrip("/")
         self.personas_bucket = self._personas_bucket(uri.netloc)
         self.personas_uri = f"s3://{self.personas_bucket.bucket_name}/{self.personas}"
+        self.model = self._parameter_value("Model", model_parameter, "The model in use, as JSON")
         self.environment_of_all = {
             "BASE_MODEL": settings.text_model_id,
-            "MODEL": self._parameter_value(
-                "Model", settings.release.parameter, "The model in use, as JSON"
-            ),
+            "MODEL": self.model,
             "PERSONAS_URI": self.personas_uri,
             "LOG_PROMPTS": json.dumps(settings.api.log_prompts),
-            "VERSION": code_version,
+            "VERSION": assets.code_version,
         }
         self.index = self._parameter_value(
             "Index", self.index_parameter, "Where the knowledge is and how to search it, as JSON"
@@ -90,14 +107,14 @@ class InferenceStack(QuenchStack):
             },
             threshold=TOLERATED_ERRORS,
         )
-        outputs = {
-            "ApiUrl": self.api.url,
-            "ApiId": self.api.rest_api_id,
-            "PersonasUri": self.personas_uri,
-        }
-        if settings.api.authorization == "api-key":
-            outputs["ApiKeyId"] = self._api_key().key_id
-        self._outputs(outputs)
+        self.url = CfnOutput(self, "ApiUrl", value=self.api.url)
+        self.served_model = CfnOutput(self, "ServedModel", value=self.model)
+        self._outputs({"ApiId": self.api.rest_api_id, "PersonasUri": self.personas_uri})
+        self.key_id = (
+            CfnOutput(self, "ApiKeyId", value=self._api_key().key_id)
+            if settings.api.authorization == "api-key"
+            else None
+        )
 
     def _parameter_value(self, name: str, parameter: str, description: str) -> str:
         """What Parameter Store holds under a name when the stack is deployed."""
@@ -141,6 +158,10 @@ class InferenceStack(QuenchStack):
                 throttling_burst_limit=limits.burst_limit,
             ),
         )
+        for rule, why in API_DEVIATIONS.items():
+            acknowledge(api, rule, why)
+        if limits.authorization == "api-key":
+            acknowledge(api, "APIG4", "asks for API keys, because the settings chose them (ADR 11)")
         api.node.try_remove_child("Endpoint")  # an output of the CDK's own, beside our ApiUrl
         for name, kind in {
             "ClientErrors": apigateway.ResponseType.DEFAULT_4_XX,
@@ -198,7 +219,11 @@ class InferenceStack(QuenchStack):
         self._allow_answers(function)
         embedding = find_model(self.settings.knowledge.embedding_model)
         self._allow(
-            function, "bedrock", ("InvokeModel",), self._invocation_arns(embedding.invoke_id)
+            function,
+            "bedrock",
+            ("InvokeModel",),
+            self._invocation_arns(embedding.invoke_id),
+            why="embeds in whichever region its model's inference profile chooses",
         )
         self._allow_search(function)
         return function
@@ -219,6 +244,7 @@ class InferenceStack(QuenchStack):
             "bedrock",
             ("InvokeModel",),
             self._invocation_arns(api.image_model, api.image_region),
+            why="draws in whichever region its model's inference profile chooses",
         )
         self._allow_guardrail(function, api.image_guardrail, api.image_region)
         return function
@@ -251,7 +277,7 @@ class InferenceStack(QuenchStack):
             {**self.environment_of_all, **environment},
             memory_mb=memory_mb,
             timeout_seconds=TIMEOUT_SECONDS,
-            role_name=self._function_name(name) if name in INDEX_READERS else None,
+            named_role=name in INDEX_READERS,
         )
 
     # Permissions
@@ -262,11 +288,25 @@ class InferenceStack(QuenchStack):
             function,
             "bedrock",
             ("InvokeModel",),
-            [*self._invocation_arns(self.settings.text_model_id), *self._tuned_model_arns()],
+            self._invocation_arns(self.settings.text_model_id),
+            why="asks the base model in whichever region its inference profile chooses",
+        )
+        self._allow(
+            function,
+            "bedrock",
+            ("InvokeModel",),
+            self._tuned_model_arns(),
+            why="asks the tuned model, which an approval names after this role is made (ADR 11)",
         )
         self._allow_guardrail(function, self.settings.api.guardrail, self.region)
         bucket = self.personas_bucket
-        self._allow(function, "s3", ("GetObject",), [bucket.arn_for_objects(f"{self.personas}*")])
+        self._allow(
+            function,
+            "s3",
+            ("GetObject",),
+            [bucket.arn_for_objects(f"{self.personas}*")],
+            why="reads the persona that a request names, and personas come and go",
+        )
         # Without it a persona that is not there would look like one that is forbidden.
         self._allow(function, "s3", ("ListBucket",), [bucket.bucket_arn])
 
@@ -278,4 +318,10 @@ class InferenceStack(QuenchStack):
 
     def _allow_search(self, function: lambda_.Function) -> None:
         if domain := self._domain_arn():
-            self._allow(function, "es", ("ESHttpGet", "ESHttpPost"), [f"{domain}/*"])
+            self._allow(
+                function,
+                "es",
+                ("ESHttpGet", "ESHttpPost"),
+                [f"{domain}/*"],
+                why="searches by several paths; a role inside the domain names the index (ADR 10)",
+            )

@@ -14,12 +14,15 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from bedrock.models import find_model
+from infrastructure.acknowledged import acknowledge
 from infrastructure.assets import Assets
 from infrastructure.stack import (
     ALARM_PERIOD,
     FUNCTION_TIMEOUT_SECONDS,
     INDEX_READERS,
+    STAGES,
     QuenchStack,
+    function_name,
 )
 from workflows.hydration_job import hydration_job
 from workflows.settings import Settings
@@ -29,6 +32,17 @@ CHANGES_PER_JOB = 1000
 CHANGES_VISIBILITY_SECONDS = 180
 CHANGES_RECEIVES = 1000  # the most there is: at 180 seconds, longer than any job may run
 REPORTS_KEPT = Duration.days(90)
+DOMAIN_DEVIATIONS = {
+    "OS1": "is public, since a VPC would cost more than it and guard nothing that IAM does not "
+    "(ADR 10)",
+    "OS3": "is searched by functions and filled by jobs, which have no addresses of their own: it "
+    "asks for signed requests instead (ADR 10)",
+    "OS4": "is one small node by default: three dedicated masters would cost more, and what it "
+    "holds can be made again from the documents",
+    "OS9[LogExport::SEARCH_SLOW_LOGS]": "would log what people ask, whatever api.log_prompts says",
+    "OS9[LogExport::INDEX_SLOW_LOGS]": "would log the texts of documents, which stay in its index "
+    "and their bucket",
+}
 INDEX_ACTIONS = ("ESHttpDelete", "ESHttpGet", "ESHttpHead", "ESHttpPost", "ESHttpPut")
 
 
@@ -42,16 +56,14 @@ class KnowledgeStack(QuenchStack):
         *,
         settings: Settings,
         assets: Assets,
-        stack_name: str,
-        description: str,
     ) -> None:
         super().__init__(
             scope,
             construct_id,
             settings=settings,
             assets=assets,
-            stack_name=stack_name,
-            description=description,
+            name="knowledge",
+            description="Quench: documents as searchable knowledge",
         )
         knowledge = settings.knowledge
         self.job_prefix = f"{self.prefix}-hydration"
@@ -129,22 +141,37 @@ class KnowledgeStack(QuenchStack):
             "s3",
             ("GetObject",),
             [documents.arn_for_objects("*"), hydration.arn_for_objects("changes/*")],
+            why="reads whatever is a document, and the changes that its job is started for",
         )
         self._allow(
             role,
             "s3",
             ("GetObject", "PutObject", "DeleteObject"),
             [hydration.arn_for_objects("failed/*")],
+            why="marks each document that failed by an object, and unmarks it",
         )
-        self._allow(role, "s3", ("PutObject",), [hydration.arn_for_objects("reports/*")])
+        self._allow(
+            role,
+            "s3",
+            ("PutObject",),
+            [hydration.arn_for_objects("reports/*")],
+            why="writes a report of each job, in a folder of the job's name",
+        )
         self._allow(
             role,
             "bedrock",
             ("InvokeModel",),
             self._invocation_arns(find_model(self.settings.knowledge.embedding_model).invoke_id),
+            why="embeds in whichever region its model's inference profile chooses",
         )
         if domain := self._domain_arn():
-            self._allow(role, "es", INDEX_ACTIONS, [f"{domain}/*"])
+            self._allow(
+                role,
+                "es",
+                INDEX_ACTIONS,
+                [f"{domain}/*"],
+                why="is the domain's master: it makes the index, fills it and lets others in",
+            )
         self.image.repository.grant_pull(role)
         self._allow_job_logs(role)
         return role
@@ -212,11 +239,24 @@ class KnowledgeStack(QuenchStack):
         domain.node.add_dependency(error_log)
         # Its name is its own: a domain left behind by a failed creation would be in the way.
         domain.apply_removal_policy(RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE)
+        for rule, why in DOMAIN_DEVIATIONS.items():
+            acknowledge(domain, rule, why)
+        if zones == 1:
+            acknowledge(
+                domain,
+                "OS7",
+                "has a single node unless knowledge.opensearch.instance_count is raised, and the "
+                "documents to fill a new one from",
+            )
         return f"https://{domain.attr_domain_endpoint}"
 
-    def _function_role_arn(self, name: str) -> str:
-        """Of a function in another stack, whose role is named as the function is."""
-        return f"arn:{self.partition}:iam::{self.account}:role/{self._function_name(name)}"
+    def _reader_role_arns(self) -> list[str]:
+        """Of the functions that search, in every stage: their roles are named as they are."""
+        return [
+            f"arn:{self.partition}:iam::{self.account}:role/{function_name(prefix, reader)}"
+            for prefix in (f"{self.prefix}-{stage}" for stage in STAGES)
+            for reader in INDEX_READERS
+        ]
 
     def _domain_error_log(self) -> logs.LogGroup:
         log_group = logs.LogGroup(
@@ -250,7 +290,7 @@ class KnowledgeStack(QuenchStack):
             "RoleArn": self.job_role.role_arn,
         }
         if not self.settings.knowledge.opensearch.endpoint:
-            values["ReaderRoles"] = ",".join(map(self._function_role_arn, INDEX_READERS))
+            values["ReaderRoles"] = ",".join(self._reader_role_arns())
         job = self._resolved(hydration_job(self.settings), values)
         function = self._event_function(
             "start_hydration",
@@ -262,23 +302,28 @@ class KnowledgeStack(QuenchStack):
                 "JOB_PREFIX": self.job_prefix,
             },
         )
-        self._allow(function, "sagemaker", ("ListProcessingJobs",), ["*"])  # knows no narrower
+        self._allow(
+            function,
+            "sagemaker",
+            ("ListProcessingJobs",),
+            ["*"],
+            why="lists the processing jobs to find one that runs, which SageMaker cannot narrow",
+        )
         self._allow(
             function,
             "sagemaker",
             ("CreateProcessingJob", "AddTags"),
             [self._arn("sagemaker", f"processing-job/{self.job_prefix}-*")],
+            why="starts hydration jobs, each under a name of its own",
         )
         self._allow(
-            function, "s3", ("PutObject",), [self.hydration_bucket.arn_for_objects("changes/*")]
+            function,
+            "s3",
+            ("PutObject",),
+            [self.hydration_bucket.arn_for_objects("changes/*")],
+            why="writes the changes of each job to an object named like the job",
         )
-        function.add_to_role_policy(
-            iam.PolicyStatement(
-                actions=["iam:PassRole"],
-                resources=[self.job_role.role_arn],
-                conditions={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
-            )
-        )
+        self._allow_pass(function, self.job_role)
         function.add_event_source(
             event_sources.SqsEventSource(
                 self.changes,
@@ -304,6 +349,11 @@ class KnowledgeStack(QuenchStack):
     def _keep_failed_jobs(self) -> sqs.Queue:
         """The events of jobs that failed, or ran out of time and were stopped."""
         failed_jobs = self._queue("FailedHydrations", Duration.seconds(30))
+        acknowledge(
+            failed_jobs,
+            "SQS3",
+            "keeps events for people to look at: nothing receives them",
+        )
         events.Rule(
             self,
             "HydrationFailed",

@@ -22,12 +22,18 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from bedrock.models import find_model
+from infrastructure.acknowledged import acknowledge, acknowledge_wildcard
 from infrastructure.assets import Assets
 from workflows.placeholders import placeholders
 from workflows.settings import Settings
 
 ALARM_PERIOD = Duration.minutes(5)
+RUNTIME = lambda_.Runtime.PYTHON_3_14
+"""The one that the layer is made for."""
+ACCESS_LOGS_KEPT = Duration.days(180)
 FUNCTION_TIMEOUT_SECONDS = 60
+STAGES = ("qa", "prod")
+"""Of the APIs, in the order of a release."""
 INDEX_READERS = ("rag_api", "status_api")
 """Functions that search: their roles have names of their own, which the domain is told of."""
 OLD_VERSIONS = s3.LifecycleRule(
@@ -41,7 +47,7 @@ DOMAIN_ENDPOINT = re.compile(
 
 
 class QuenchStack(Stack):
-    """A stack with the functions' code and layer."""
+    """A stack named `<settings.name>-<name>`; its parts that need names are named like it."""
 
     def __init__(
         self,
@@ -50,7 +56,7 @@ class QuenchStack(Stack):
         *,
         settings: Settings,
         assets: Assets,
-        stack_name: str,
+        name: str,
         description: str,
     ) -> None:
         super().__init__(
@@ -58,28 +64,46 @@ class QuenchStack(Stack):
             construct_id,
             # The models are offered only in some regions: a stack elsewhere would never work.
             env=Environment(region=settings.region),
-            stack_name=stack_name,
+            stack_name=f"{settings.name}-{name}",
             description=description,
         )
+        # S3 is let into a bucket of logs by a policy: the CDK's old way, an ACL, is refused today.
+        self.node.set_context("@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy", True)
         self.settings = settings
         self.prefix = settings.name
         self.assets = assets
-        self.code = lambda_.Code.from_asset(str(assets.functions))
-        self.layer = lambda_.LayerVersion(
-            self,
-            "FunctionLayer",
-            code=lambda_.Code.from_asset(str(assets.layer)),
-            compatible_runtimes=[lambda_.Runtime.PYTHON_3_13],
-            compatible_architectures=[lambda_.Architecture.X86_64],
-            description="What lambdas/requirements.txt names",
-        )
 
     # Resources
 
     @cached_property
+    def code(self) -> lambda_.Code:
+        """Of every function."""
+        return lambda_.Code.from_asset(str(self.assets.functions))
+
+    @cached_property
+    def layer(self) -> lambda_.LayerVersion:
+        return lambda_.LayerVersion(
+            self,
+            "FunctionLayer",
+            code=lambda_.Code.from_asset(str(self.assets.layer)),
+            compatible_runtimes=[RUNTIME],
+            compatible_architectures=[lambda_.Architecture.X86_64],
+            description="What lambdas/requirements.txt names",
+        )
+
+    @cached_property
     def failed_events(self) -> sqs.Queue:
         """Of events that could not be delivered or handled."""
-        return self._queue("FailedEvents", Duration.seconds(30))
+        queue = self._queue("FailedEvents", Duration.seconds(30))
+        acknowledge(queue, "SQS3", "is itself where events end that rules and functions fail on")
+        return queue
+
+    @cached_property
+    def access_logs(self) -> s3.Bucket:
+        """Who read and wrote what in the stack's other buckets."""
+        return self._bucket(
+            "AccessLogs", [s3.LifecycleRule(expiration=ACCESS_LOGS_KEPT)], logged=False
+        )
 
     @cached_property
     def image(self) -> ecr_assets.DockerImageAsset:
@@ -91,8 +115,33 @@ class QuenchStack(Stack):
             platform=ecr_assets.Platform.LINUX_AMD64,
         )
 
+    @cached_property
+    def alarm_topic(self) -> sns.Topic:
+        """What the address in `alarms.email` hears."""
+        topic = sns.Topic(self, "Alarms", enforce_ssl=True)
+        # A policy of its own replaces the default one, which lets alarms of the account publish.
+        topic.add_to_resource_policy(
+            iam.PolicyStatement(
+                actions=["sns:Publish"],
+                principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+                resources=[topic.topic_arn],
+                conditions={
+                    "StringEquals": {"aws:SourceAccount": self.account},
+                    "ArnLike": {"aws:SourceArn": self._arn("cloudwatch", "alarm:*")},
+                },
+            )
+        )
+        if self.settings.alarms.email:
+            topic.add_subscription(subscriptions.EmailSubscription(self.settings.alarms.email))
+        return topic
+
     def _bucket(
-        self, name: str, lifecycle_rules: list[s3.LifecycleRule], *, versioned: bool = False
+        self,
+        name: str,
+        lifecycle_rules: list[s3.LifecycleRule],
+        *,
+        versioned: bool = False,
+        logged: bool = True,
     ) -> s3.Bucket:
         return s3.Bucket(
             self,
@@ -101,6 +150,8 @@ class QuenchStack(Stack):
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
             enforce_ssl=True,
+            server_access_logs_bucket=self.access_logs if logged else None,
+            server_access_logs_prefix=f"{name}/" if logged else None,
             versioned=versioned,
             removal_policy=RemovalPolicy.RETAIN,
             lifecycle_rules=lifecycle_rules,
@@ -154,20 +205,21 @@ class QuenchStack(Stack):
         *,
         memory_mb: int = 256,
         timeout_seconds: int = FUNCTION_TIMEOUT_SECONDS,
-        role_name: str | None = None,
+        named_role: bool = False,
     ) -> lambda_.Function:
-        """`lambdas/<name>.py` as a function, with a role and a log group of its own."""
-        function_name = self._function_name(name)
+        """`lambdas/<name>.py` as a function, with a role and a log group of its own; the role is
+        called as the function is if others must know it."""
+        physical_name = function_name(self.prefix, name)
         role = iam.Role(
             self,
             f"{_camel(name)}Role",
-            role_name=role_name,
+            role_name=physical_name if named_role else None,
             assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
         )
         log_group = logs.LogGroup(
             self,
             f"{_camel(name)}Logs",
-            log_group_name=f"/aws/lambda/{function_name}",
+            log_group_name=f"/aws/lambda/{physical_name}",
             retention=logs.RetentionDays.SIX_MONTHS,
             removal_policy=RemovalPolicy.DESTROY,
         )
@@ -175,9 +227,9 @@ class QuenchStack(Stack):
         return lambda_.Function(
             self,
             _camel(name),
-            function_name=function_name,
+            function_name=physical_name,
             description=description,
-            runtime=lambda_.Runtime.PYTHON_3_13,
+            runtime=RUNTIME,
             architecture=lambda_.Architecture.X86_64,
             handler=f"lambdas.{name}.handler",
             code=self.code,
@@ -189,9 +241,6 @@ class QuenchStack(Stack):
             environment={"POWERTOOLS_SERVICE_NAME": name, **environment},
         )
 
-    def _function_name(self, name: str) -> str:
-        return f"{self.prefix}-{name.replace('_', '-')}"
-
     def _alarms(
         self,
         dead_letters: Iterable[sqs.Queue],
@@ -200,21 +249,6 @@ class QuenchStack(Stack):
     ) -> None:
         """Alarms on every message that nobody could handle, and on metrics that should stay below
         a threshold."""
-        topic = sns.Topic(self, "Alarms", enforce_ssl=True)
-        # A policy of its own replaces the default one, which lets alarms of the account publish.
-        topic.add_to_resource_policy(
-            iam.PolicyStatement(
-                actions=["sns:Publish"],
-                principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
-                resources=[topic.topic_arn],
-                conditions={
-                    "StringEquals": {"aws:SourceAccount": self.account},
-                    "ArnLike": {"aws:SourceArn": self._arn("cloudwatch", "alarm:*")},
-                },
-            )
-        )
-        if self.settings.alarms.email:
-            topic.add_subscription(subscriptions.EmailSubscription(self.settings.alarms.email))
         watched: dict[str, cloudwatch.IMetric] = {
             queue.node.id: queue.metric_approximate_number_of_messages_visible(
                 period=ALARM_PERIOD, statistic="Maximum"
@@ -232,7 +266,7 @@ class QuenchStack(Stack):
                     cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
                 ),
                 treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
-            ).add_alarm_action(cloudwatch_actions.SnsAction(topic))
+            ).add_alarm_action(cloudwatch_actions.SnsAction(self.alarm_topic))
 
     def _outputs(self, values: Mapping[str, str]) -> None:
         for name, value in values.items():
@@ -242,11 +276,19 @@ class QuenchStack(Stack):
 
     @property
     def index_parameter(self) -> str:
-        return f"/{self.prefix}/index"
+        return f"/{self.settings.name}/index"
+
+    @property
+    def model_package_group(self) -> str:
+        return f"{self.settings.name}-models"
+
+    @property
+    def release_pipeline(self) -> str:
+        return f"{self.settings.name}-release"
 
     @property
     def domain_name(self) -> str:
-        return f"{self.prefix}-search"
+        return f"{self.settings.name}-search"
 
     def _domain_arn(self) -> str | None:
         """Of the domain that requests are signed for; those to others than AWS's are not signed."""
@@ -281,12 +323,29 @@ class QuenchStack(Stack):
         service: str,
         actions: tuple[str, ...],
         resources: list[str],
+        *,
+        why: str = "",
+        conditions: Mapping[str, Any] | None = None,
     ) -> None:
-        grantee.grant_principal.add_to_principal_policy(
+        """Let a role do something; why its resources have wildcards, if they have, goes on from
+        the role's name to a sentence."""
+        role = grantee.grant_principal
+        role.add_to_principal_policy(
             iam.PolicyStatement(
-                actions=[f"{service}:{action}" for action in actions], resources=resources
+                actions=[f"{service}:{action}" for action in actions],
+                resources=resources,
+                conditions=conditions,
             )
         )
+        assert isinstance(role, iam.Role)  # noqa: S101
+        for resource in resources:
+            if why and "*" in resource:
+                acknowledge_wildcard(role, resource, why)
+
+    def _allow_pass(self, grantee: iam.IGrantable, role: iam.Role) -> None:
+        """To start jobs of SageMaker that act as a role."""
+        service = {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+        self._allow(grantee, "iam", ("PassRole",), [role.role_arn], conditions=service)
 
     def _allow_job_logs(self, role: iam.Role) -> None:
         """What SageMaker writes of a processing job, in the name of the job's role."""
@@ -295,16 +354,22 @@ class QuenchStack(Stack):
             "logs",
             ("CreateLogGroup", "CreateLogStream", "PutLogEvents", "DescribeLogStreams"),
             [self._arn("logs", "log-group:/aws/sagemaker/ProcessingJobs*")],
+            why="writes the logs of processing jobs, to streams that SageMaker names",
         )
-        role.add_to_policy(
-            iam.PolicyStatement(
-                actions=["cloudwatch:PutMetricData"],
-                resources=["*"],  # metrics have no ARN
-                conditions={
-                    "StringEquals": {"cloudwatch:namespace": "/aws/sagemaker/ProcessingJobs"}
-                },
-            )
+        self._allow(
+            role,
+            "cloudwatch",
+            ("PutMetricData",),
+            ["*"],
+            why="writes metrics and logs in to ECR to pull its image, both of which have no ARN",
+            conditions={"StringEquals": {"cloudwatch:namespace": "/aws/sagemaker/ProcessingJobs"}},
         )
+
+    def _registry_arns(self) -> list[str]:
+        return [
+            self._arn("sagemaker", f"model-package-group/{self.model_package_group}"),
+            self._arn("sagemaker", f"model-package/{self.model_package_group}/*"),
+        ]
 
     def _arn(self, service: str, resource: str) -> str:
         return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
@@ -328,6 +393,11 @@ class QuenchStack(Stack):
 
     def _foundation_model_arn(self, model_id: str, region: str) -> str:
         return f"arn:{self.partition}:bedrock:{region}::foundation-model/{model_id}"
+
+
+def function_name(prefix: str, name: str) -> str:
+    """What the function of `lambdas/<name>.py` is called."""
+    return f"{prefix}-{name.replace('_', '-')}"
 
 
 def _camel(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The tuning stack: what the tuning loop needs in an account, from data bucket to alarms."""
+"""The tuning stack: what the tuning loop needs in an account, from data bucket to registry."""
 
 import json
 
@@ -11,11 +11,11 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_lambda_event_sources as event_sources
 from aws_cdk import aws_sagemaker as sagemaker
 from aws_cdk import aws_scheduler as scheduler
-from aws_cdk import aws_ssm as ssm
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from bedrock.models import FoundationModel, all_models, find_model
+from infrastructure.acknowledged import acknowledge
 from infrastructure.assets import Assets
 from infrastructure.stack import ALARM_PERIOD, QuenchStack
 from workflows.settings import Settings
@@ -23,13 +23,10 @@ from workflows.tuning_pipeline import TuningResources, tuning_pipeline
 from workflows.tuning_state_machine import StateMachineResources, tuning_state_machine
 
 CALLBACK_RECEIVES = 5
-APPROVAL_HOURS = 12
-NO_MODEL = dict.fromkeys(("model_id", "base_model", "custom_model", "model_package", "approved_at"))
-"""The parameter before any approval. A constant, so that no redeployment takes a model back."""
 
 
 class TuningStack(QuenchStack):
-    """Dataset in, approved model out."""
+    """Dataset in, registered model out."""
 
     def __init__(
         self,
@@ -38,20 +35,17 @@ class TuningStack(QuenchStack):
         *,
         settings: Settings,
         assets: Assets,
-        code_version: str,
-        stack_name: str,
-        description: str,
     ) -> None:
         super().__init__(
             scope,
             construct_id,
             settings=settings,
             assets=assets,
-            stack_name=stack_name,
-            description=description,
+            name="tuning",
+            description="Quench: continuous fine-tuning on Amazon Bedrock",
         )
         self.pipeline_name = f"{settings.name}-tuning"
-        self.group_name = f"{settings.name}-models"
+        self.state_machine_name = f"{settings.name}-tuning-job"
         self.base_models = _base_models(settings)
 
         self.data_bucket = self._source_bucket("DataBucket")
@@ -65,40 +59,23 @@ class TuningStack(QuenchStack):
         self.callback_queue = self._queue(
             "Callbacks", Duration.minutes(6), self.unanswered_callbacks, CALLBACK_RECEIVES
         )
-        self.approval_dead_letters = self._queue("ApprovalDeadLetters", Duration.seconds(30))
-        retry_seconds = settings.release.approval_retry_seconds
-        self.approval_queue = self._queue(
-            "Approvals",
-            Duration.seconds(retry_seconds),
-            self.approval_dead_letters,
-            min(1000, max(5, APPROVAL_HOURS * 3600 // retry_seconds)),
-        )
         self.group = sagemaker.CfnModelPackageGroup(
             self,
             "ModelPackageGroup",
-            model_package_group_name=self.group_name,
+            model_package_group_name=self.model_package_group,
             model_package_group_description="Tuned models, each waiting for or after approval",
         )
-        self.parameter = ssm.StringParameter(
-            self,
-            "ModelParameter",
-            parameter_name=settings.release.parameter,
-            string_value=json.dumps(NO_MODEL),
-            description="The model in use; written by promote_model after an approval",
-        )
-
         self.pipeline_role = self._pipeline_role()
-        self.pipeline = self._pipeline(code_version)
+        self.pipeline = self._pipeline()
         self.tuning_job = self._tuning_job()
         self.state_machine = self._state_machine()
         self.start_tuning = self._start_tuning()
         self.tuning_callback = self._tuning_callback()
         self.unanswered_callback = self._unanswered_callback()
-        self.promote_model = self._promote_model()
         if settings.tuning.schedule:
             self._schedule(settings.tuning.schedule)
         self._alarms(
-            [self.failed_events, self.callback_dead_letters, self.approval_dead_letters],
+            [self.failed_events, self.callback_dead_letters],
             {
                 "TuningJobFailed": self.state_machine.metric_failed(period=ALARM_PERIOD),
                 "TuningPipelineFailed": cloudwatch.Metric(
@@ -114,11 +91,9 @@ class TuningStack(QuenchStack):
             {
                 "DataBucketName": self.data_bucket.bucket_name,
                 "PipelineName": self.pipeline_name,
-                "ModelPackageGroupName": self.group_name,
-                "ModelParameterName": settings.release.parameter,
+                "ModelPackageGroupName": self.model_package_group,
                 "StateMachineArn": self.state_machine.state_machine_arn,
                 "CallbackQueueUrl": self.callback_queue.queue_url,
-                "ApprovalQueueUrl": self.approval_queue.queue_url,
             }
         )
 
@@ -129,7 +104,22 @@ class TuningStack(QuenchStack):
         role = iam.Role(
             self, "PipelineRole", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com")
         )
-        self.data_bucket.grant_read_write(role)
+        data = self.data_bucket
+        self._allow(role, "s3", ("ListBucket",), [data.bucket_arn])
+        self._allow(
+            role,
+            "s3",
+            ("GetObject", "GetObjectVersion"),
+            [data.arn_for_objects("*")],
+            why="reads the dataset that its execution names, wherever that lies in the bucket",
+        )
+        self._allow(
+            role,
+            "s3",
+            ("PutObject",),
+            [data.arn_for_objects("runs/*")],
+            why="writes to a folder that is named after the execution",
+        )
         self.callback_queue.grant_send_messages(role)
         self.image.repository.grant_pull(role)
         self._allow(
@@ -137,20 +127,16 @@ class TuningStack(QuenchStack):
             "sagemaker",
             ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob", "AddTags"),
             [self._arn("sagemaker", "processing-job/*")],
+            why="starts processing jobs, which SageMaker names after their execution",
         )
         self._allow(
             role,
             "sagemaker",
             ("CreateModelPackage", "DescribeModelPackage", "DescribeModelPackageGroup", "AddTags"),
             self._registry_arns(),
+            why="registers model packages, whose versions the registry counts",
         )
-        role.add_to_policy(
-            iam.PolicyStatement(
-                actions=["iam:PassRole"],
-                resources=[role.role_arn],
-                conditions={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
-            )
-        )
+        self._allow_pass(role, role)
         self._allow_job_logs(role)
         embedding = find_model(self.settings.evaluation.embedding_model)
         self._allow(
@@ -164,20 +150,27 @@ class TuningStack(QuenchStack):
                     for arn in self._invocation_arns(model.invoke_id)
                 ),
                 *self._invocation_arns(embedding.invoke_id),
-                *self._tuned_model_arns(),
             ],
+            why="asks a base model in whichever region its inference profile chooses",
+        )
+        self._allow(
+            role,
+            "bedrock",
+            ("InvokeModel",),
+            self._tuned_model_arns(),
+            why="asks the model that its execution has tuned, which gets its id then",
         )
         return role
 
-    def _pipeline(self, code_version: str) -> sagemaker.CfnPipeline:
+    def _pipeline(self) -> sagemaker.CfnPipeline:
         definition = self._resolved(
-            tuning_pipeline(self.settings, TuningResources(), code_version),
+            tuning_pipeline(self.settings, TuningResources(), self.assets.code_version),
             {
                 "DataBucket": self.data_bucket.bucket_name,
                 "CallbackQueueUrl": self.callback_queue.queue_url,
                 "ProcessingImage": self.image.image_uri,
                 "PipelineRole": self.pipeline_role.role_name,
-                "ModelPackageGroup": self.group_name,
+                "ModelPackageGroup": self.model_package_group,
             },
         )
         pipeline = sagemaker.CfnPipeline(
@@ -195,15 +188,26 @@ class TuningStack(QuenchStack):
         role = iam.Role(
             self, "StateMachineRole", assumed_by=iam.ServicePrincipal("states.amazonaws.com")
         )
-        self.tuning_job.grant_invoke(role)
+        self._allow(role, "lambda", ("InvokeFunction",), [self.tuning_job.function_arn])
         machine = sfn.StateMachine(
             self,
             "TuningStateMachine",
-            state_machine_name=f"{self.prefix}-tuning-job",
+            state_machine_name=self.state_machine_name,
             definition_body=sfn.DefinitionBody.from_string(
                 self._resolved(definition, {"TuningJobFunction": self.tuning_job.function_arn})
             ),
             role=role,
+        )
+        acknowledge(
+            machine,
+            "SF1",
+            "keeps each execution's history for 90 days itself; to deliver it to a log, its role "
+            "would have to manage every log delivery of the account",
+        )
+        acknowledge(
+            machine,
+            "SF2",
+            "waits for hours and has a single function: its history shows all that a trace would",
         )
         # An execution that ends without its own report (aborted, say) is reported all the same.
         events.Rule(
@@ -235,12 +239,20 @@ class TuningStack(QuenchStack):
                 "DATASET_PREFIX": prefix,
             },
         )
-        self.data_bucket.grant_read(function, f"{prefix}*")
+        self._allow(function, "s3", ("ListBucket",), [self.data_bucket.bucket_arn])
+        self._allow(
+            function,
+            "s3",
+            ("GetObject",),
+            [self.data_bucket.arn_for_objects(f"{prefix}*")],
+            why="looks at whatever is uploaded as a dataset",
+        )
         self._allow(
             function,
             "sagemaker",
             ("StartPipelineExecution", "ListPipelineExecutions", "DescribePipelineExecution"),
             self._pipeline_arns(),
+            why="starts executions of the tuning pipeline and looks at earlier ones",
         )
         events.Rule(
             self,
@@ -269,13 +281,20 @@ class TuningStack(QuenchStack):
             },
         )
         self.state_machine.grant_start_execution(function)
-        self.state_machine.grant_execution(function, "states:DescribeExecution")
+        self._allow(
+            function,
+            "states",
+            ("DescribeExecution",),
+            [self._arn("states", f"execution:{self.state_machine_name}:*")],
+            why="looks at the execution of the state machine that a message is about",
+        )
         self._allow_callbacks(function)
         self._allow(
             function,
             "bedrock",
             ("GetModelCustomizationJob", "StopModelCustomizationJob"),
             self._customization_arns(),
+            why="stops a customization job, whose ARN ends with an id of Bedrock's",
         )
         function.add_event_source(
             event_sources.SqsEventSource(
@@ -316,12 +335,13 @@ class TuningStack(QuenchStack):
             ("CreateModelCustomizationJob", "TagResource"),
             [
                 *(
-                    self._foundation_model_arn(model_id, "*")
+                    self._foundation_model_arn(model_id, self.region)
                     for model in self.base_models
                     for model_id in (model.id, find_model(model.invoke_id).id)
                 ),
                 *self._customization_arns(),
             ],
+            why="starts customization jobs, whose ARNs end with an id of Bedrock's",
         )
         self._allow(
             function,
@@ -333,57 +353,9 @@ class TuningStack(QuenchStack):
                 "GetCustomModelDeployment",
             ),
             self._customization_arns(),
+            why="watches jobs and deploys their models, whose ARNs end with an id of Bedrock's",
         )
         self._allow_callbacks(function)
-        return function
-
-    def _promote_model(self) -> lambda_.Function:
-        release = self.settings.release
-        function = self._event_function(
-            "promote_model",
-            "An approved model becomes the one in use",
-            {
-                "MODEL_PARAMETER": release.parameter,
-                "MODEL_PACKAGE_GROUP": self.group_name,
-                **({"RELEASE_PIPELINE": release.pipeline} if release.pipeline else {}),
-            },
-        )
-        self.parameter.grant_read(function)
-        self.parameter.grant_write(function)
-        self._allow(function, "sagemaker", ("DescribeModelPackage",), self._registry_arns())
-        # These two list; Bedrock knows no narrower resource for listing.
-        self._allow(
-            function,
-            "bedrock",
-            ("ListProvisionedModelThroughputs", "ListCustomModelDeployments"),
-            ["*"],
-        )
-        if release.pipeline:
-            self._allow(
-                function,
-                "codepipeline",
-                ("StartPipelineExecution",),
-                [self._arn("codepipeline", release.pipeline)],
-            )
-        function.add_event_source(
-            event_sources.SqsEventSource(
-                self.approval_queue, batch_size=10, report_batch_item_failures=True
-            )
-        )
-        events.Rule(
-            self,
-            "ModelApproved",
-            description="An approval in the Model Registry goes to promote_model",
-            event_pattern=events.EventPattern(
-                source=["aws.sagemaker"],
-                detail_type=["SageMaker Model Package State Change"],
-                detail={
-                    "ModelPackageGroupName": [self.group_name],
-                    "ModelApprovalStatus": ["Approved"],
-                },
-            ),
-            targets=[targets.SqsQueue(self.approval_queue, dead_letter_queue=self.failed_events)],
-        )
         return function
 
     def _bedrock_role(self) -> iam.Role:
@@ -399,16 +371,29 @@ class TuningStack(QuenchStack):
                 },
             ),
         )
-        for split in ("train", "validation"):
-            self.data_bucket.grant_read(role, f"runs/*/{split}/*")
-        self.data_bucket.grant_read_write(role, "runs/*/training/*")
+        data = self.data_bucket
+        self._allow(role, "s3", ("ListBucket",), [data.bucket_arn])
+        self._allow(
+            role,
+            "s3",
+            ("GetObject",),
+            [data.arn_for_objects(f"runs/*/{split}/*") for split in ("train", "validation")],
+            why="reads the splits of any execution, but not its test records",
+        )
+        self._allow(
+            role,
+            "s3",
+            ("GetObject", "PutObject"),
+            [data.arn_for_objects("runs/*/training/*")],
+            why="writes what any execution's training yields, and nothing beside it",
+        )
         return role
 
     def _schedule(self, expression: str) -> None:
         role = iam.Role(
             self, "ScheduleRole", assumed_by=iam.ServicePrincipal("scheduler.amazonaws.com")
         )
-        self.start_tuning.grant_invoke(role)
+        self._allow(role, "lambda", ("InvokeFunction",), [self.start_tuning.function_arn])
         scheduler.CfnSchedule(
             self,
             "Retraining",
@@ -437,17 +422,12 @@ class TuningStack(QuenchStack):
                 "ListPipelineExecutionSteps",
             ),
             self._pipeline_arns(),
+            why="answers the executions of the tuning pipeline that wait for it",
         )
 
     def _pipeline_arns(self) -> list[str]:
         pipeline = self._arn("sagemaker", f"pipeline/{self.pipeline_name}")
         return [pipeline, f"{pipeline}/execution/*"]
-
-    def _registry_arns(self) -> list[str]:
-        return [
-            self._arn("sagemaker", f"model-package-group/{self.group_name}"),
-            self._arn("sagemaker", f"model-package/{self.group_name}/*"),
-        ]
 
     def _customization_arns(self) -> list[str]:
         return [

@@ -92,19 +92,19 @@ def fail_step(callback: Callback, reason: str) -> None:
     _answer(callback, "send_pipeline_execution_step_failure", FailureReason=shorten(reason))
 
 
-def shorten(reason: str) -> str:
-    """One line of at most 256 characters: a long reason keeps its beginning and its end.
+def shorten(reason: str, limit: int = FAILURE_REASON_LIMIT) -> str:
+    """One line of at most so many characters: a long reason keeps its beginning and its end.
 
     The service may count UTF-16 units, in which a character beyond the basic plane is two:
     such characters are replaced.
     """
     line = re.sub("[\ud800-\udfff\U00010000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", reason)
     line = " ".join(line.split())
-    if len(line) <= FAILURE_REASON_LIMIT:
+    if len(line) <= limit:
         return line
     gap = " … "
-    end = FAILURE_REASON_LIMIT // 3
-    beginning = FAILURE_REASON_LIMIT - end - len(gap)
+    end = limit // 3
+    beginning = limit - end - len(gap)
     return f"{line[:beginning]}{gap}{line[-end:]}"
 
 

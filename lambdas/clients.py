@@ -9,7 +9,9 @@ from botocore.config import Config
 _CONFIG = Config(
     connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3}
 )
-Service = Literal["bedrock", "codepipeline", "s3", "sagemaker", "ssm", "stepfunctions"]
+Service = Literal[
+    "bedrock", "cloudformation", "codepipeline", "s3", "sagemaker", "sns", "ssm", "stepfunctions"
+]
 
 
 @cache

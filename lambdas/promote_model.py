@@ -1,11 +1,10 @@
-"""Puts an approved model version in front of the players: Parameter Store names what to invoke.
+"""Puts an approved model version on its way to the players: into Parameter Store, and a release.
 
 Approval events come through SQS, so that an approval given before the model has serving
-capacity is delivered again until it has. The parameter changes only then.
+capacity is delivered again until it has. The parameter changes only then. An event that was cut
+short is delivered again, too: it settles first what it may have left.
 """
 
-import hashlib
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Literal
 
@@ -19,14 +18,22 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
-from lambdas.clients import client
+from lambdas.served_model import (
+    NOTHING_APPROVED,
+    ServedModel,
+    describe_package,
+    replace,
+    serving_arns,
+    settle,
+    start_release,
+)
 from lambdas.validation import explain, read_environment
 
 
 class Environment(BaseModel):
     MODEL_PARAMETER: str = Field(min_length=1)
     MODEL_PACKAGE_GROUP: str = Field(min_length=1)
-    RELEASE_PIPELINE: str | None = None
+    RELEASE_PIPELINE: str = Field(min_length=1)
 
 
 class PackageDetail(BaseModel):
@@ -51,22 +58,8 @@ class PackageMetadata(BaseModel):
     base_model: str
 
 
-class ServedModel(BaseModel):
-    """The parameter's value: what applications invoke, and why; all null before any approval."""
-
-    model_id: str | None
-    base_model: str | None
-    custom_model: str | None
-    model_package: str | None
-    approved_at: AwareDatetime | None
-
-
 class NoServingCapacity(Exception):
     """The approved model cannot be invoked yet."""
-
-
-class UnusableParameterError(Exception):
-    """The parameter holds something that is not a served model."""
 
 
 class UnusableModelPackageError(Exception):
@@ -120,24 +113,22 @@ def promote(event: PackageEvent) -> str:
     if changed and "ModelApprovalStatus" not in changed:
         return f"ignored: only {', '.join(changed)} changed"
 
-    package = client("sagemaker").describe_model_package(ModelPackageName=detail.ModelPackageArn)
-    if package["ModelApprovalStatus"] != "Approved":
-        return f"ignored: the package is {package['ModelApprovalStatus']} by now"
-    current = read_parameter()
-    if current and current.approved_at and event.time < current.approved_at:
-        return f"ignored: {current.model_package} was approved later"
-
-    served = find_served_model(package, event.time)
-    if served != current:
-        client("ssm").put_parameter(
-            Name=environment.MODEL_PARAMETER,
-            Value=served.model_dump_json(),
-            Type="String",
-            Overwrite=True,
-        )
-    if environment.RELEASE_PIPELINE:
-        start_release(environment.RELEASE_PIPELINE, served)
-    return f"promoted: {served.model_id} is what applications invoke"
+    current = settle(environment.MODEL_PARAMETER)
+    package = describe_package(detail.ModelPackageArn)
+    status = package["ModelApprovalStatus"] if package else "deleted"
+    if package is None or status != "Approved":
+        outcome = f"ignored: the package is {status} by now"
+    elif current and current.model.approved_at and event.time < current.model.approved_at:
+        outcome = f"ignored: {current.model.name} was approved later"
+    else:
+        served = find_served_model(package, event.time)
+        if current is None or served != current.model:
+            current = replace(environment.MODEL_PARAMETER, served)
+        outcome = f"promoted: {current.model.model_id} is what the release deploys"
+    # Even if the event changes nothing now: it may have, before it was cut short.
+    if current and current.model != NOTHING_APPROVED:
+        start_release(environment.RELEASE_PIPELINE, current)
+    return outcome
 
 
 def find_served_model(package: dict[str, Any], approved_at: datetime) -> ServedModel:
@@ -160,39 +151,3 @@ def find_served_model(package: dict[str, Any], approved_at: datetime) -> ServedM
         model_package=arn,
         approved_at=approved_at,
     )
-
-
-def serving_arns(custom_model: str) -> Iterator[str]:
-    """What exactly this custom model can be invoked by now: provisioned throughput comes first."""
-    bedrock = client("bedrock")
-    throughputs = bedrock.get_paginator("list_provisioned_model_throughputs")
-    for page in throughputs.paginate(modelArnEquals=custom_model, statusEquals="InService"):
-        for throughput in page["provisionedModelSummaries"]:
-            yield throughput["provisionedModelArn"]
-    deployments = bedrock.get_paginator("list_custom_model_deployments")
-    for page in deployments.paginate(modelArnEquals=custom_model, statusEquals="Active"):
-        for deployment in page.get("modelDeploymentSummaries", []):
-            yield deployment["customModelDeploymentArn"]
-
-
-def read_parameter() -> ServedModel | None:
-    """What applications invoke now; None before the parameter exists."""
-    ssm = client("ssm")
-    name = environment.MODEL_PARAMETER
-    try:
-        value = ssm.get_parameter(Name=name)["Parameter"]["Value"]
-    except ssm.exceptions.ParameterNotFound:
-        return None
-    try:
-        return ServedModel.model_validate_json(value)
-    except ValidationError as error:
-        raise UnusableParameterError(
-            f"parameter {name} does not hold a served model, and is left as it is: {explain(error)}"
-        ) from error
-
-
-def start_release(pipeline: str, served: ServedModel) -> None:
-    """Start the release pipeline, once for an approval however often its event comes."""
-    approval = f"{served.model_package} {served.approved_at}"
-    token = hashlib.sha256(approval.encode()).hexdigest()
-    client("codepipeline").start_pipeline_execution(name=pipeline, clientRequestToken=token)

@@ -17,6 +17,7 @@ from moto.s3.models import FakeBucket
 
 from local import assets
 from local.apigateway.gateway import ApiGateway
+from local.assets import Target
 from local.cloudformation import CloudFormation
 from local.config import LocalConfig
 from local.events import Events
@@ -190,18 +191,27 @@ class Cloud:
         """Put an event on EventBridge's default bus, as the service `source` does."""
         self.events.publish(source, detail_type, detail, resources)
 
-    def deploy(self, cloud_assembly: Path) -> dict[str, str]:
-        """Create, or update, the stacks of a CDK cloud assembly. Returns their outputs by key.
+    def deploy(self, cloud_assembly: Path) -> dict[str, dict[str, str]]:
+        """Create, or update, the stacks of a CDK cloud assembly and of the stages in it.
 
-        Raises `local.assets.DeploymentError`.
+        Returns the outputs of each stack, by its name. Raises `local.assets.DeploymentError`.
         """
-        return assets.deploy(self, cloud_assembly)
+        target = Target(self.client, self.config.account_id, self.config.region)
+        return assets.deploy(target, cloud_assembly)
 
 
 def _services(cloud: Cloud) -> list[Service]:
     """Every engine of ours that answers API calls."""
     from local.bedrock.runtime import BedrockRuntimeService
     from local.bedrock.service import BedrockService
+    from local.codebuild.service import CodeBuildService
+    from local.codepipeline.service import CodePipelineService
     from local.sagemaker.service import SageMakerService
 
-    return [SageMakerService(cloud), BedrockService(cloud), BedrockRuntimeService(cloud)]
+    return [
+        SageMakerService(cloud),
+        BedrockService(cloud),
+        BedrockRuntimeService(cloud),
+        CodeBuildService(cloud),
+        CodePipelineService(cloud),
+    ]

@@ -25,6 +25,8 @@ from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 
 from local import updates
 from local.apigateway import resources as apigateway
+from local.codebuild import resources as codebuild
+from local.codepipeline import resources as codepipeline
 from local.patches import Patches
 from local.protocol import ServiceError
 from local.resources import RESOURCES, Resource
@@ -42,7 +44,8 @@ class CloudFormation:
 
     def start(self) -> None:
         Resource.cloud = self._cloud
-        for resource in (*RESOURCES, *apigateway.RESOURCES):
+        more = (*apigateway.RESOURCES, *codebuild.RESOURCES, *codepipeline.RESOURCES)
+        for resource in (*RESOURCES, *more):
             parsing.get_model_map()[resource.type] = resource
             parsing.get_name_type_map()[resource.type] = resource.name_property
         patches = self._patches
@@ -137,15 +140,14 @@ class CloudFormation:
     def _updating_all_attributes(self, original: Callable[..., Any]) -> Any:
         def update(cls: Any, /, **kw: Any) -> Any:
             queue = original(**kw)
-            properties = kw["cloudformation_json"]["Properties"]
+            properties = QUEUE_DEFAULTS | kw["cloudformation_json"]["Properties"]
             attributes = {
                 key: value if isinstance(value, str) else json.dumps(value)
                 for key, value in properties.items()
                 if key not in ("QueueName", "Tags")
             }
-            if attributes:
-                sqs = self._cloud.client("sqs")
-                sqs.set_queue_attributes(QueueUrl=queue.physical_resource_id, Attributes=attributes)
+            sqs = self._cloud.client("sqs")
+            sqs.set_queue_attributes(QueueUrl=queue.physical_resource_id, Attributes=attributes)
             return queue
 
         return classmethod(update)
@@ -231,24 +233,12 @@ def _changing_known_types(original: Callable[..., Any]) -> Callable[..., Any]:
     return create_change_set
 
 
-class ResourceFailed(ServiceError):
-    """A resource of a stack could not be created or updated; the message names it."""
-
-    def __init__(self, logical_id: str, resource_type: str, error: Exception) -> None:
-        message = getattr(error, "message", None) or str(error) or repr(error)
-        super().__init__("ValidationError", f"{logical_id} ({resource_type}) failed: {message}")
-
-
 def _naming_what_failed(original: Callable[..., Any]) -> Callable[..., Any]:
     def parse_and_create_resource(
         logical_id: str, resource_json: dict[str, Any], *args: Any, **kw: Any
     ) -> Any:
-        try:
+        with updates.naming_what_failed(logical_id, resource_json["Type"]):
             return original(logical_id, resource_json, *args, **kw)
-        except ResourceFailed:
-            raise
-        except Exception as error:
-            raise ResourceFailed(logical_id, resource_json["Type"], error) from error
 
     return parse_and_create_resource
 
@@ -258,20 +248,20 @@ def _updating_for_real(original: Callable[..., Any]) -> Callable[..., Any]:
         logical_id: str, resource_json: dict[str, Any], *args: Any, **kw: Any
     ) -> Any:
         kind = resource_json["Type"]
-        try:
-            updated = original(logical_id, resource_json, *args, **kw)
-        except ResourceFailed:
-            raise
-        except Exception as error:
-            raise ResourceFailed(logical_id, kind, error) from error
-        if updated is None:
-            reason = (
-                "the embedded cloud cannot update this type; start it anew to deploy the change"
-            )
-            raise ResourceFailed(logical_id, kind, RuntimeError(reason))
-        return updated
+        with updates.naming_what_failed(logical_id, kind):
+            if not updatable(kind):  # moto would do nothing
+                raise RuntimeError(
+                    "the embedded cloud cannot update this type; start it anew to deploy the change"
+                )
+            return original(logical_id, resource_json, *args, **kw)
 
     return parse_and_update_resource
+
+
+def updatable(resource_type: str) -> bool:
+    """Whether anybody updates resources of this type."""
+    update = parsing.resource_class_from_type(resource_type).update_from_cloudformation_json
+    return not hasattr(update, "__isabstractmethod__")
 
 
 # Intrinsic functions
@@ -331,6 +321,19 @@ def _require(logical_id: str, resources: Any) -> None:
         )
 
 
+# Queues
+
+# What a property goes back to when it goes from the template.
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SetQueueAttributes.html
+QUEUE_DEFAULTS = {
+    "DelaySeconds": 0,
+    "MessageRetentionPeriod": 345_600,
+    "ReceiveMessageWaitTimeSeconds": 0,
+    "RedrivePolicy": "",
+    "VisibilityTimeout": 30,
+}
+
+
 # Functions and layers
 
 
@@ -359,7 +362,8 @@ def _update_function(
 ) -> Any:
     spec = _function_spec(cloudformation_json["Properties"])
     # A property that went from the template goes back to its default.
-    spec = {"Environment": {"Variables": {}}, "Timeout": 3, "MemorySize": 128, **spec}
+    defaults = {"Environment": {"Variables": {}}, "Timeout": 3, "MemorySize": 128, "Layers": []}
+    spec = {**defaults, **spec}
     original_resource.update_configuration(spec)
     original_resource.update_function_code(dict(spec["Code"]))
     return original_resource
@@ -483,6 +487,7 @@ BUCKET_PROPERTIES = {
     "PublicAccessBlockConfiguration",
     "OwnershipControls",
     "LifecycleConfiguration",
+    "LoggingConfiguration",  # taken, though nothing is logged: an object for each request
 }
 
 

@@ -1,8 +1,8 @@
 """EventBridge: what is published on the default bus reaches the targets of the rules it matches.
 
 moto keeps rules and matches patterns; delivery, which moto does in part and at once, happens here
-and in the background. Targets are functions, queues, topics and state machines. A rule on a
-schedule is refused: nothing would ever fire it.
+and in the background. Targets are functions, queues, topics, state machines and pipelines. A rule
+on a schedule is refused: nothing would ever fire it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ log = logging.getLogger(__name__)
 
 DELIVERY_THREADS = 4
 EMPTY_ETAG = "d41d8cd98f00b204e9800998ecf8427e"  # a delete marker's
-TARGETS = {"lambda": "functions", "sqs": "queues", "sns": "topics", "states": "state machines"}
+TARGETS = {
+    "lambda": "functions",
+    "sqs": "queues",
+    "sns": "topics",
+    "states": "state machines",
+    "codepipeline": "pipelines",
+}
 INPUT_SETTINGS = {"Id", "Arn", "RoleArn", "Input", "InputPath", "InputTransformer"}
 DELIVERY_SETTINGS = {"DeadLetterConfig", "RetryPolicy"}
 
@@ -124,6 +130,9 @@ class Events:
             self._send_message(arn, payload, group=group)
         elif service == "sns":
             self._cloud.client("sns").publish(TopicArn=arn, Message=payload)
+        elif service == "codepipeline":
+            name = arn.rpartition(":")[2]
+            self._cloud.client("codepipeline").start_pipeline_execution(name=name)
         else:
             states = self._cloud.client("stepfunctions")
             states.start_execution(stateMachineArn=arn, input=payload)

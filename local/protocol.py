@@ -110,7 +110,7 @@ def parse_request(
             raise ServiceError(
                 "SerializationException", f"The request body is not JSON: {error}"
             ) from error
-    parser = PROTOCOL_PARSERS[operation.service_model.protocol](
+    parser = PROTOCOL_PARSERS[operation.service_model.resolved_protocol](
         operation, timestamp_parser=parse_timestamp
     )
     try:
@@ -141,19 +141,26 @@ def serialize_response(operation: OperationModel, result: dict[str, Any]) -> Res
     """A call's response on the wire. Raises `TypeError` for a result not of the output's shape."""
     shape = operation.output_shape
     if shape is not None and not operation.has_event_stream_output:
-        report = ParamValidator().validate(result, shape)
+        report = _AnswerValidator().validate(result, shape)
         if report.has_errors():
             raise TypeError(f"{operation.name} answered wrongly: {report.generate_report()}")
     service = operation.service_model
-    serialized = get_serializer_class(service.service_name, service.protocol)(operation).serialize(
-        result
-    )
+    serializer = get_serializer_class(service.service_name, service.resolved_protocol)(operation)
+    serialized = serializer.serialize(result)
     headers = dict(serialized["headers"])
     for name, member in (shape.members if shape is not None else {}).items():
         # The serializer says application/json even where the response names its own content type.
         if member.serialization.get("name") == "Content-Type" and name in result:
             headers["Content-Type"] = result[name]
     return Response(serialized["body"], serialized["status_code"], headers)
+
+
+class _AnswerValidator(ParamValidator):
+    """As for requests, but lists may be empty: services answer with lists they would not take."""
+
+    def _validate_list(self, param: Any, shape: Any, errors: Any, name: str) -> None:
+        if param or not isinstance(param, list):
+            super()._validate_list(param, shape, errors, name)  # type: ignore[misc]
 
 
 def error_response(service: str, error: ServiceError) -> Response:
@@ -163,10 +170,10 @@ def error_response(service: str, error: ServiceError) -> Response:
     for shape in model.error_shapes:
         if shape.error_code == error.code:
             status = shape.metadata.get("error", {}).get("httpStatusCode", status)
-    if model.protocol in ("json", "rest-json"):
+    if model.resolved_protocol in ("json", "rest-json"):
         headers = {
             "Content-Type": "application/x-amz-json-1.1"
-            if model.protocol == "json"
+            if model.resolved_protocol == "json"
             else "application/json",
             "x-amzn-errortype": error.code,
         }
@@ -174,7 +181,7 @@ def error_response(service: str, error: ServiceError) -> Response:
             headers["x-amzn-query-error"] = f"{error.code};Sender"
         body = json.dumps({"__type": error.code, "message": error.message})
         return Response(body, status, headers)
-    serializer = get_serializer_class(service, model.protocol)(OperationModel({}, model))
+    serializer = get_serializer_class(service, model.resolved_protocol)(OperationModel({}, model))
     serialized = serializer.serialize(error)
     return Response(serialized["body"], status, serialized["headers"])
 

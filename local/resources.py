@@ -99,6 +99,36 @@ class Resource:
         return True
 
 
+def request_of(shape: Any, value: Any, where: str) -> Any:
+    """A template's value as an API takes it, for services whose members begin in lower case.
+
+    `shape` is botocore's. Raises `ServiceError` naming a property that the API does not have;
+    `where` says of what.
+    """
+    if shape.type_name == "structure":
+        members = {name.lower(): name for name in shape.members}
+        if unknown := [key for key in value if key.lower() not in members]:
+            raise ServiceError(
+                "ValidationError",
+                f"{where}: the embedded cloud does not support {', '.join(sorted(unknown))}.",
+            )
+        return {
+            members[key.lower()]: request_of(
+                shape.members[members[key.lower()]], inner, f"{where}: {key}"
+            )
+            for key, inner in value.items()
+        }
+    if shape.type_name == "list":
+        return [request_of(shape.member, inner, where) for inner in value]
+    if shape.type_name == "map":
+        return {key: request_of(shape.value, inner, where) for key, inner in value.items()}
+    if shape.type_name in ("integer", "long"):
+        return int(value)
+    if shape.type_name == "boolean":
+        return str(value).lower() == "true"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 class Pipeline(Resource):
     type = "AWS::SageMaker::Pipeline"
     name_property = "PipelineName"

@@ -69,6 +69,8 @@ def _answers(model_id: str) -> str:
 
 
 ENVIRONMENT_PREFIX = "QUENCH_"
+FILE_VARIABLE = "QUENCH_SETTINGS"
+"""Names the settings file where nobody can say `--settings`: in a build of the pipeline."""
 EmbeddingModel = Annotated[str, AfterValidator(_embeds)]
 ImageModel = Annotated[str, AfterValidator(_draws)]
 TextModel = Annotated[str, AfterValidator(_answers)]
@@ -204,8 +206,33 @@ class QualityGate(Section):
 
 class Release(Section):
     parameter: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_.\-/]+$")] = "/quench/model"
-    pipeline: str = ""
+    repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]+(/[A-Za-z0-9_.\-]+)*$")] = "quench"
+    branch: Annotated[str, Field(pattern=r"^[^\s#{}]+$")] = "main"
+    connection: Annotated[
+        str,
+        Field(pattern=r"^$|^arn:aws[a-z-]*:code(star-)?connections:[a-z0-9-]+:\d{12}:connection/"),
+    ] = ""
+    production_approval: bool = False
     approval_retry_seconds: Annotated[int, Field(ge=60, le=43_200)] = 300
+
+    @property
+    def production_parameter(self) -> str:
+        """Names the model that production is deployed with; only the release pipeline writes it."""
+        return f"{self.parameter}-prod"
+
+    @model_validator(mode="after")
+    def _repository_where_it_is(self) -> "Release":
+        if self.connection and "/" not in self.repository:
+            raise ValueError(
+                f"repository is {self.repository}, but behind a connection it is named with its "
+                "owner: owner/name"
+            )
+        if not self.connection and "/" in self.repository:
+            raise ValueError(
+                f"repository is {self.repository}: a CodeCommit repository's name has no slash; "
+                "for GitHub, GitLab or Bitbucket set connection to the ARN of a connection"
+            )
+        return self
 
 
 class OpenSearch(Section):
@@ -387,15 +414,19 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, path: Path | str | None = None, **overrides: Any) -> "Settings":
-        """Read the settings of a file (`quench.toml` here, if there is one), environment on top.
+        """Read the settings of a file, environment on top.
+
+        Without a path it is the one that `QUENCH_SETTINGS` names, or `quench.toml` here, if there
+        is one.
 
         Raises
         ------
         SettingsError
             Names each unknown key or bad value, where it came from and what is allowed.
         """
-        file = Path(path) if path is not None else Path("quench.toml")
-        if path is not None and not file.is_file():
+        named = path or os.environ.get(FILE_VARIABLE)
+        file = Path(named or "quench.toml")
+        if named and not file.is_file():
             raise SettingsError(f"{file}: there is no such settings file")
         unknown = _unknown_variables(cls)
         if unknown:
@@ -423,7 +454,7 @@ def _unknown_variables(cls: type[Settings]) -> list[str]:
     """pydantic-settings passes over variables that it does not know; a typo must be heard."""
     problems = []
     for variable in sorted(os.environ):
-        if not variable.startswith(ENVIRONMENT_PREFIX):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == FILE_VARIABLE:
             continue
         path = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         if path[0] not in cls.model_fields:

@@ -4,7 +4,15 @@ import json
 from typing import Any
 
 import pytest
-from templates import Template, inference_template, knowledge_template, of_type, resources_of
+from templates import (
+    Template,
+    allowed,
+    functions,
+    inference_template,
+    knowledge_template,
+    of_type,
+    resources_of,
+)
 
 from infrastructure.assets import Assets
 from workflows.settings import Settings
@@ -33,35 +41,9 @@ def with_settings(assets: Assets, **api: Any) -> Template:
     return inference_template(Settings(api=api), assets)
 
 
-def functions(template: Template) -> dict[str, dict[str, Any]]:
-    """Properties of each function, by the name of its file."""
-    found = of_type(template, "AWS::Lambda::Function")
-    return {function["Handler"].split(".")[1]: function for function in found}
-
-
 def variables(template: Template, function: str) -> dict[str, Any]:
     found: dict[str, Any] = functions(template)[function]["Environment"]["Variables"]
     return found
-
-
-def allowed(template: Template, function: str) -> dict[str, str]:
-    """What a function's role may do, and to what, as JSON."""
-    role = {"Ref": functions(template)[function]["Role"]["Fn::GetAtt"][0]}
-    policies = [p for p in of_type(template, "AWS::IAM::Policy") if role in p["Roles"]]
-    own = {
-        "Resources": {
-            str(n): {"Type": "AWS::IAM::Policy", "Properties": p} for n, p in enumerate(policies)
-        }
-    }
-    actions = {
-        action
-        for policy in policies
-        for statement in policy["PolicyDocument"]["Statement"]
-        for action in (
-            [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
-        )
-    }
-    return {action: resources_of(own, action) for action in actions}
 
 
 def test_each_path_reaches_its_function(template: Template) -> None:
@@ -220,12 +202,10 @@ def test_a_guardrail_is_told_and_allowed_in_its_own_region(assets: Assets) -> No
 def test_personas_lie_in_a_bucket_of_the_stack_or_where_they_are_set(
     template: Template, assets: Assets
 ) -> None:
-    (bucket,) = [n for n, r in template["Resources"].items() if r["Type"] == "AWS::S3::Bucket"]
-    assert template["Outputs"]["PersonasUri"]["Value"]["Fn::Join"][1] == [
-        "s3://",
-        {"Ref": bucket},
-        "/",
-    ]
+    scheme, bucket, end = template["Outputs"]["PersonasUri"]["Value"]["Fn::Join"][1]
+    assert (scheme, end) == ("s3://", "/")
+    made = template["Resources"][bucket["Ref"]]
+    assert (made["Type"], made["DeletionPolicy"]) == ("AWS::S3::Bucket", "Retain")
     elsewhere = with_settings(assets, personas_uri="s3://lore/voices/")
     assert of_type(elsewhere, "AWS::S3::Bucket") == []
     assert elsewhere["Outputs"]["PersonasUri"]["Value"] == "s3://lore/voices/"
@@ -235,7 +215,7 @@ def test_personas_lie_in_a_bucket_of_the_stack_or_where_they_are_set(
 
 def test_a_role_that_searches_has_the_name_that_the_domain_is_told(template: Template) -> None:
     named = {role["RoleName"] for role in of_type(template, "AWS::IAM::Role") if "RoleName" in role}
-    assert named == {"quench-rag-api", "quench-status-api"}
+    assert named == {"quench-qa-rag-api", "quench-qa-status-api"}
 
 
 def test_requests_to_another_search_are_not_signed(assets: Assets) -> None:

@@ -140,8 +140,12 @@ def test_a_job_lets_the_apis_roles_search_a_domain_of_our_own(
     assert arguments[arguments.index("--reader-roles") + 1] == "${ReaderRoles}"
     parts = values["ReaderRoles"]["Fn::Join"][1]
     arns = "".join(part if isinstance(part, str) else "…" for part in parts).split(",")
-    apis = of_type(inference_template(Settings(), assets), "AWS::IAM::Role")
-    searching = {role["RoleName"] for role in apis if "RoleName" in role}
+    searching = {
+        role["RoleName"]
+        for stage in ("qa", "prod")
+        for role in of_type(inference_template(Settings(), assets, stage), "AWS::IAM::Role")
+        if "RoleName" in role
+    }
     assert {arn.rpartition("/")[2] for arn in arns} == searching
     assert {arn.rpartition("/")[0] for arn in arns} == {"arn:…:iam::…:role"}
 

@@ -1,4 +1,4 @@
-"""The synthesized tuning stack deployed in an embedded cloud, and hands to work it with."""
+"""The synthesized stacks deployed in an embedded cloud, and hands to work them with."""
 
 import json
 import time
@@ -21,10 +21,20 @@ PATIENCE = 120.0  # seconds until a wait is given up
 
 @dataclass(frozen=True)
 class Tuning:
-    """The deployed tuning stack and what its users do with it."""
+    """The deployed stacks and what their users do with them."""
 
     cloud: Cloud
-    outputs: dict[str, str]
+    stacks: dict[str, dict[str, str]]
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """Of all stacks; of the stages', production's."""
+        return {
+            key: value
+            for name, outputs in self.stacks.items()
+            if "-qa-" not in name
+            for key, value in outputs.items()
+        }
 
     @property
     def bucket(self) -> str:
@@ -157,13 +167,18 @@ def until(
 
 
 @contextmanager
-def deployed(folder: Path, settings: Settings) -> Iterator[Tuning]:
+def deployed(folder: Path, settings: Settings, source: Path | None = None) -> Iterator[Tuning]:
+    """`source` is what releases are made of; without it they fail in their build, at once."""
+    if source is None:
+        source = folder / "source"
+        source.mkdir()
     config = LocalConfig(
         port=0,
         region=settings.region,
         state_dir=folder / "cloud",
         wait_scale=settings.local.wait_scale,
         model="tiny",
+        source=source,
     )
     assembly = synthesize(settings, folder / "cdk.out", cache=ROOT / ".quench" / "cache")
     with Cloud(config) as cloud:

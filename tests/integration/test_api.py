@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 from cli.main import app
 
 SETTINGS = small(api={"rate_limit": 10_000, "burst_limit": 5_000})
+STACK = "quench-prod-inference"
 CASES = 2_000
 CHECKS = (
     not_a_server_error,
@@ -120,36 +121,43 @@ def test_an_answer_at_nearly_no_temperature_is_one_at_none(stack: Tuning) -> Non
 
 
 def system_tests(stack: Tuning) -> subprocess.CompletedProcess[str]:
-    """Run them as the release pipeline does: with a URL, a parameter and credentials."""
+    """Run them as the release pipeline does: with a URL, a stack and credentials."""
     given = {
         **stack.cloud.environment(),
         "API_URL": stack.outputs["ApiUrl"],
-        "MODEL_PARAMETER": stack.outputs["ModelParameterName"],
+        "STACK_NAME": STACK,
         "PATH": os.environ["PATH"],
     }
-    command = [sys.executable, "-m", "pytest", "tests/system", "-p", "no:cacheprovider"]
+    config = "tests/system/pytest.ini"
+    command = [sys.executable, "-m", "pytest", "--config-file", config, "tests/system"]
     return subprocess.run(
         command, cwd=ROOT, env=given, capture_output=True, text=True, check=False, timeout=200
     )
 
 
-def test_the_system_tests_pass_where_the_model_is_the_parameters(stack: Tuning) -> None:
+def test_the_system_tests_pass_where_the_stage_does_what_it_should(stack: Tuning) -> None:
     run = system_tests(stack)
     assert run.returncode == 0, run.stdout
 
 
-def test_the_system_tests_fail_where_another_model_is_in_use(stack: Tuning) -> None:
-    ssm = stack.client("ssm")
-    name = stack.outputs["ModelParameterName"]
-    before = ssm.get_parameter(Name=name)["Parameter"]["Value"]
-    promoted = {**json.loads(before), "model_id": "arn:aws:bedrock:us-east-1::another-model"}
-    ssm.put_parameter(Name=name, Value=json.dumps(promoted), Overwrite=True)
+def test_the_system_tests_fail_where_the_model_cannot_answer(stack: Tuning) -> None:
+    name = stack.outputs["ProductionModelParameterName"]
+    before = stack.client("ssm").get_parameter(Name=name)["Parameter"]["Value"]
+    gone = "arn:aws:bedrock:us-east-1:123456789012:custom-model-deployment/gonegonegone"
+    deploy_with(stack, name, json.dumps({**json.loads(before), "model_id": gone}))
     try:
         run = system_tests(stack)
     finally:
-        ssm.put_parameter(Name=name, Value=before, Overwrite=True)
+        deploy_with(stack, name, before)
     assert run.returncode == 1, run.stdout
-    assert "test_health_names_the_model_that_is_to_be_in_use" in run.stdout
+    assert "test_the_tuned_model_answers_once_there_is_one" in run.stdout
+
+
+def deploy_with(stack: Tuning, parameter: str, value: str) -> None:
+    stack.client("ssm").put_parameter(Name=parameter, Value=value, Overwrite=True)
+    stack.client("cloudformation").update_stack(
+        StackName=STACK, UsePreviousTemplate=True, Capabilities=["CAPABILITY_NAMED_IAM"]
+    )
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """The embedded cloud through its front door: a small assembly of its own, driven by boto3."""
 
 import base64
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -315,6 +317,33 @@ def write_assembly(folder: Path, body: dict[str, Any], name: str = "Small") -> P
     return folder
 
 
+def topic(output: str) -> dict[str, Any]:
+    return {
+        "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
+        "Outputs": {output: {"Value": {"Ref": "Topic"}}},
+    }
+
+
+def following(makes: str, reads: str | None) -> dict[str, Any]:
+    """A template that makes a parameter of the one it reads, and of its own name."""
+    number = makes.rpartition("/")[2]
+    value: Any = {"Fn::Sub": f"${{Before}} {number}"} if reads else number
+    body: dict[str, Any] = {
+        "Resources": {
+            "Made": {
+                "Type": "AWS::SSM::Parameter",
+                "Properties": {"Name": makes, "Type": "String", "Value": value},
+            }
+        },
+        "Outputs": {"Way": {"Value": value}},
+    }
+    if reads:
+        body["Parameters"] = {
+            "Before": {"Type": "AWS::SSM::Parameter::Value<String>", "Default": reads}
+        }
+    return body
+
+
 def eventually(what: Callable[[], Any], seconds: float = 30) -> Any:
     """The first truthy answer; the test fails if none comes."""
     end = time.monotonic() + seconds
@@ -334,7 +363,8 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 @pytest.fixture(scope="module")
 def outputs(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return cloud.deploy(write_assembly(tmp_path_factory.mktemp("assembly"), template()))
+    assembly = write_assembly(tmp_path_factory.mktemp("assembly"), template())
+    return cloud.deploy(assembly)["small"]
 
 
 def stored(cloud: Cloud, outputs: dict[str, str], prefix: str) -> list[Any]:
@@ -682,7 +712,7 @@ class TestDeployment:
     def test_a_second_deployment_updates(
         self, cloud: Cloud, outputs: dict[str, str], tmp_path: Path
     ) -> None:
-        assert cloud.deploy(write_assembly(tmp_path, template())) == outputs
+        assert cloud.deploy(write_assembly(tmp_path, template())) == {"small": outputs}
         changed = template()
         properties = changed["Resources"]["Describe"]["Properties"]
         properties["Environment"]["Variables"]["NEW"] = "value"
@@ -691,7 +721,7 @@ class TestDeployment:
             "Properties": {"Name": "/small/more", "Type": "String", "Value": "1"},
         }
         _, before = invoke(cloud, "describe")
-        assert cloud.deploy(write_assembly(tmp_path, changed)) == outputs
+        assert cloud.deploy(write_assembly(tmp_path, changed)) == {"small": outputs}
         _, after = invoke(cloud, "describe")
         assert after["environment"]["NEW"] == "value"
         assert after["pid"] != before["pid"]
@@ -733,26 +763,61 @@ class TestDeployment:
         stacks = cloud.client("cloudformation").describe_stacks()["Stacks"]
         assert "failing" not in [stack["StackName"] for stack in stacks]
 
-    def test_all_stacks_are_deployed_and_none_hides_anothers_outputs(
+    def test_every_stack_is_deployed_and_has_its_outputs_by_its_name(
         self, cloud: Cloud, tmp_path: Path
     ) -> None:
-        body = {
-            "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
-            "Outputs": {"FirstTopic": {"Value": {"Ref": "Topic"}}},
-        }
-        second = {**body, "Outputs": {"SecondTopic": {"Value": {"Ref": "Topic"}}}}
-        assembly = write_assembly(tmp_path, {**body, "Outputs": {}}, "StackOne")
+        assembly = write_assembly(tmp_path, topic("FirstTopic"), "StackOne")
         manifest = json.loads((assembly / "manifest.json").read_text())["artifacts"]
-        write_assembly(tmp_path, body, "StackTwo")
-        manifest |= json.loads((assembly / "manifest.json").read_text())["artifacts"]
-        write_assembly(tmp_path, second, "StackThree")
+        write_assembly(tmp_path, topic("SecondTopic"), "StackTwo")
         manifest |= json.loads((assembly / "manifest.json").read_text())["artifacts"]
         (assembly / "manifest.json").write_text(json.dumps({"artifacts": manifest}))
         outputs = cloud.deploy(assembly)
-        assert set(outputs) == {"FirstTopic", "SecondTopic"}
-        (assembly / "StackThree.template.json").write_text(json.dumps(body))
-        with pytest.raises(DeploymentError, match="another stack has too: FirstTopic"):
-            cloud.deploy(assembly)
+        assert {name: set(keys) for name, keys in outputs.items()} == {
+            "stackone": {"FirstTopic"},
+            "stacktwo": {"SecondTopic"},
+        }
+
+    def test_stages_are_deployed_after_the_assemblys_own_stacks_in_the_order_they_were_made(
+        self, cloud: Cloud, tmp_path: Path
+    ) -> None:
+        # Each stage reads the parameter that the one before it makes.
+        assembly = write_assembly(tmp_path, following("/stages/0", None), "Zero")
+        artifacts = json.loads((assembly / "manifest.json").read_text())["artifacts"]
+        stages = {}
+        for number, stage in enumerate(("Zebra", "Quagga", "Horse"), 1):
+            nested = write_assembly(
+                tmp_path / f"assembly-{stage}",
+                following(f"/stages/{number}", f"/stages/{number - 1}"),
+                stage,
+            )
+            manifest = nested / f"{stage}.assets.json"
+            published = manifest.read_text().replace("code.zip", f"{stage}.zip")
+            manifest.write_text(published.replace("asset.code", "../asset.code"))
+            (nested / "asset.code" / "handlers.py").unlink()
+            stages[nested.name] = {
+                "type": "cdk:cloud-assembly",
+                "properties": {"directoryName": nested.name, "displayName": stage},
+            }
+        (assembly / "manifest.json").write_text(json.dumps({"artifacts": {**stages, **artifacts}}))
+        assert cloud.deploy(assembly) == {
+            "zero": {"Way": "0"},
+            "zebra": {"Way": "0 1"},
+            "quagga": {"Way": "0 1 2"},
+            "horse": {"Way": "0 1 2 3"},
+        }
+        s3 = cloud.client("s3")
+        bucket = "cdk-hnb659fds-assets-123456789012-us-east-1"
+        body = s3.get_object(Bucket=bucket, Key="Horse.zip")["Body"].read()
+        assert zipfile.ZipFile(io.BytesIO(body)).namelist() == ["handlers.py"]
+
+    def test_an_artifact_that_cannot_be_deployed_is_named(
+        self, cloud: Cloud, tmp_path: Path
+    ) -> None:
+        (tmp_path / "manifest.json").write_text(
+            json.dumps({"artifacts": {"Odd": {"type": "cdk:novelty"}}})
+        )
+        with pytest.raises(DeploymentError, match=r"Odd: .* does not deploy a cdk:novelty"):
+            cloud.deploy(tmp_path)
 
     def test_a_domain_is_described_as_it_was_asked_for(self, cloud: Cloud, tmp_path: Path) -> None:
         properties: dict[str, Any] = {
@@ -773,7 +838,8 @@ class TestDeployment:
                 **{name: {"Value": {"Fn::GetAtt": ["Domain", name]}} for name in attributes},
             },
         }
-        outputs = cloud.deploy(write_assembly(tmp_path, body, "ALongNameForAStack"))
+        deployed = cloud.deploy(write_assembly(tmp_path, body, "ALongNameForAStack"))
+        outputs = deployed["alongnameforastack"]
         opensearch = cloud.client("opensearch")
 
         def domain() -> dict[str, Any]:
@@ -788,7 +854,7 @@ class TestDeployment:
         assert json.loads(domain()["AccessPolicies"]) == properties["AccessPolicies"]
 
         properties["EBSOptions"]["VolumeSize"] = 30
-        assert cloud.deploy(write_assembly(tmp_path, body, "ALongNameForAStack")) == outputs
+        assert cloud.deploy(write_assembly(tmp_path, body, "ALongNameForAStack")) == deployed
         assert domain()["EBSOptions"]["VolumeSize"] == 30
 
         properties["IPAddressType"] = "dualstack"

@@ -14,6 +14,7 @@ import boto3
 import psutil
 import pytest
 from botocore.exceptions import EndpointConnectionError
+from releases import whole_tree
 from stack import ROOT, commands_below, dialogues, until
 
 SETTINGS = """
@@ -69,7 +70,7 @@ def test_up_says_what_to_export_and_leaves_nothing_after_ctrl_c(folder: Path) ->
                 break
         bucket = output.partition("aws s3 cp FILE s3://")[2].partition("/")[0]
         assert f"  aws s3 cp FILE s3://{bucket}/tales/\n" in output
-        for folders in ("quench-knowledge-documentsbucket", "quench-inference-personasbucket"):
+        for folders in ("quench-knowledge-documentsbucket", "quench-prod-inference-personasbucket"):
             assert f"  aws s3 sync FOLDER s3://{folders}" in output
         s3: Any = boto3.Session(
             exported["AWS_ACCESS_KEY_ID"],
@@ -88,10 +89,13 @@ def test_up_says_what_to_export_and_leaves_nothing_after_ctrl_c(folder: Path) ->
         s3.list_buckets()
 
 
-def test_demo_takes_somebodys_own_data_to_an_approved_model(folder: Path) -> None:
+@pytest.mark.timeout(900)
+def test_demo_takes_somebodys_own_data_to_production(folder: Path) -> None:
     (folder / "mine.jsonl").write_text(dialogues(60))
     (folder / "examples").symlink_to(ROOT / "examples")
-    with quench(folder, "demo", "--plain", "--dataset", "mine.jsonl", *OPTIONS) as demo:
+    source = str(whole_tree(folder / "source"))
+    arguments = ("demo", "--plain", "--dataset", "mine.jsonl", "--source", source)
+    with quench(folder, *arguments, *OPTIONS) as demo:
         assert demo.stdout is not None
         output = demo.stdout.read()
         assert demo.wait() == 0, output
@@ -104,6 +108,7 @@ def test_demo_takes_somebodys_own_data_to_an_approved_model(folder: Path) -> Non
         "tune",
         "approve",
         "promote",
+        "release",
         "answer",
     ]
     knowledge = result["knowledge"]
@@ -121,6 +126,17 @@ def test_demo_takes_somebodys_own_data_to_an_approved_model(folder: Path) -> Non
     promoted = json.loads(result["parameter"]["value"])
     assert promoted["model_package"] == result["model_package"]["arn"]
     assert promoted["model_id"] in output
+    release = result["release"]
+    assert (release["pipeline"], release["status"]) == ("quench-release", "Succeeded")
+    assert release["stages"] == [
+        {
+            "name": stage,
+            "model_before": None,
+            "model_after": promoted["model_id"],
+            "system_tests": system_tests,
+        }
+        for stage, system_tests in (("QA", "Succeeded"), ("PROD", None))
+    ]
     answers = {answer["mode"]: answer for answer in result["answers"]}
     assert {mode: answer["status"] for mode, answer in answers.items()} == {
         "base": 200,

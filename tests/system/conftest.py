@@ -1,8 +1,8 @@
-"""What the system tests are given: a deployed API's URL, credentials, and the model's parameter.
+"""What the system tests are given: a deployed stage's API, and credentials.
 
-    API_URL           of the stage, with a slash at its end
-    MODEL_PARAMETER   name in Parameter Store of the model that is to be in use
-    API_KEY           only where the API asks for keys; else requests are signed (SigV4)
+    API_URL      with a slash at its end
+    STACK_NAME   the inference stack, whose output ServedModel says what it was deployed with
+    API_KEY_ID   only where the API asks for keys; else requests are signed (SigV4)
 
 Credentials and region are found as any AWS client finds them.
 """
@@ -52,7 +52,7 @@ def session() -> boto3.Session:
 def call(session: boto3.Session) -> Call:
     """Sends a request: `call("POST", "text", {…})`; `authorized=False` leaves out who asks."""
     http = URLLib3Session(timeout=SECONDS)
-    url, key = variable("API_URL"), os.environ.get("API_KEY")
+    url, key = variable("API_URL"), api_key(session)
 
     def send(method: str, path: str, body: Any = None, authorized: bool = True) -> Response:
         data = body if isinstance(body, bytes) else json.dumps(body).encode() if body else None
@@ -70,10 +70,18 @@ def call(session: boto3.Session) -> Call:
     return send
 
 
+def api_key(session: boto3.Session) -> str | None:
+    if key_id := os.environ.get("API_KEY_ID"):
+        found = session.client("apigateway").get_api_key(apiKey=key_id, includeValue=True)
+        return str(found["value"])
+    return None
+
+
 @pytest.fixture(scope="session")
-def promoted(session: boto3.Session) -> dict[str, str | None]:
-    """What the parameter says; every value is null before the first promotion."""
-    name = variable("MODEL_PARAMETER")
-    value = session.client("ssm").get_parameter(Name=name)["Parameter"]["Value"]
-    parsed: dict[str, str | None] = json.loads(value)
+def deployed(session: boto3.Session) -> dict[str, str | None]:
+    """The model that the stage was deployed with; every value is null before the first approval."""
+    name = variable("STACK_NAME")
+    (stack,) = session.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    parsed: dict[str, str | None] = json.loads(outputs["ServedModel"])
     return parsed

@@ -1,4 +1,4 @@
-"""A deployed stage does what its users need, with the model that Parameter Store names.
+"""A deployed stage does what its users need, with the model that it was deployed with.
 
 The release pipeline runs this against QA. It takes nothing but what conftest.py lists.
 """
@@ -12,12 +12,12 @@ from conftest import Call
 QUESTION = "What is kept in the bell tower?"
 
 
-def test_health_names_the_model_that_is_to_be_in_use(
-    call: Call, promoted: dict[str, str | None]
+def test_health_names_the_model_that_was_deployed(
+    call: Call, deployed: dict[str, str | None]
 ) -> None:
     response = call("GET", "health")
     assert response.status == 200
-    assert response.body["models"]["tuned"] == promoted["model_id"]
+    assert response.body["models"]["tuned"] == deployed["model_id"]
 
 
 def test_the_base_model_answers(call: Call) -> None:
@@ -29,17 +29,17 @@ def test_the_base_model_answers(call: Call) -> None:
 
 
 def test_the_tuned_model_answers_once_there_is_one(
-    call: Call, promoted: dict[str, str | None]
+    call: Call, deployed: dict[str, str | None]
 ) -> None:
     response = call("POST", "text", {"question": QUESTION, "max_tokens": 32, "model": "tuned"})
     assert response.status == 200, response.content
     assert response.body["response"].strip()
-    if promoted["model_id"] is None:
+    if deployed["model_id"] is None:
         assert response.body["model"] == "base"
         assert response.body["note"]
     else:
         assert response.body["model"] == "tuned"
-        assert response.body["model_id"] == promoted["model_id"]
+        assert response.body["model_id"] == deployed["model_id"]
 
 
 def test_knowledge_answers_with_sources_or_says_that_there_is_none(call: Call) -> None:

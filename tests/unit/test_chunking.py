@@ -2,6 +2,7 @@
 
 import random
 import tracemalloc
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -23,6 +24,7 @@ def chunks(text: str, settings: ChunkSettings = SETTINGS, heading: str = "") -> 
     return list(chunk_document(document, "s3://b/lore.txt", {}, settings))
 
 
+@cache
 def prose(seed: int, characters: int, words: tuple[int, int]) -> list[str]:
     """Paragraphs of so many words."""
     rng = random.Random(seed)  # noqa: S311
@@ -48,7 +50,7 @@ texts = st.text(
     st.integers(40, 200),
     st.integers(0, 20),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=settings.default.max_examples * 2, deadline=None)
 def test_every_character_is_in_a_chunk_and_none_is_too_long(
     blocks: list[tuple[str, str]], size: int, overlap: int
 ) -> None:
@@ -91,9 +93,12 @@ def test_ids_tell_apart_what_is_embedded_or_found_differently() -> None:
     assert len({chunk.id for variant in variants for chunk in variant}) == len(variants)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(5, 30), (40, 120), (150, 400)], ids=["short", "usual", "long"])
 @pytest.mark.parametrize("separator", ["\n\n", "\n", " "], ids=["blank", "line", "none"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))]
+)
 def test_an_edit_amid_a_megabyte_changes_few_chunks(
     words: tuple[int, int], separator: str, seed: int
 ) -> None:
@@ -127,6 +132,7 @@ def test_headings_are_embedded_with_the_text() -> None:
     assert embedding_text(chunk) == "Lore > Gate\nThe gate is shut."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["12345 " * 50_000, "12345\n" * 50_000])
 def test_a_paragraph_without_end_is_not_held_in_pieces(text: str) -> None:
     tracemalloc.start()

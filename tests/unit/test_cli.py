@@ -85,18 +85,23 @@ def after(seconds: float) -> datetime:
 def test_help_names_every_command() -> None:
     code, output = quench("--help")
     assert code == 0
-    for command in ("up", "synth", "demo", "ask", "chat", "documents"):
+    for command in ("up", "synth", "demo", "ask", "chat", "documents", "models", "release"):
         assert f"│ {command} " in output
 
 
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("up", ["--port", "--state-dir", "--model", "--settings"]),
-        ("demo", ["--dataset", "--port", "--model", "--plain", "--timeout"]),
+        ("up", ["--port", "--state-dir", "--model", "--source", "--settings"]),
+        ("demo", ["--dataset", "--port", "--model", "--source", "--plain", "--timeout"]),
         ("synth", ["--output", "--settings"]),
-        ("ask", ["--mode", "--persona", "--settings"]),
-        ("chat", ["--mode", "--persona", "--settings"]),
+        ("ask", ["--mode", "--persona", "--stage", "--settings"]),
+        ("chat", ["--mode", "--persona", "--stage", "--settings"]),
+        ("models list", ["--settings"]),
+        ("models rollback", ["--settings"]),
+        ("release status", ["--settings"]),
+        ("release approve", ["--reject", "--comment", "--settings"]),
+        ("release retry", ["--settings"]),
         ("documents sync", ["--timeout", "--settings"]),
     ],
 )
@@ -112,6 +117,7 @@ def test_version() -> None:
     assert output.startswith("quench")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -253,7 +259,7 @@ class Stage(BaseHTTPRequestHandler):
 
 
 STACK = """<DescribeStacksResponse xmlns="http://cloudformation.amazonaws.com/doc/2010-05-15/">
-<DescribeStacksResult><Stacks><member><StackName>quench-inference</StackName>
+<DescribeStacksResult><Stacks><member><StackName>quench-prod-inference</StackName>
 <StackStatus>CREATE_COMPLETE</StackStatus><CreationTime>2026-11-23T12:00:00Z</CreationTime><Outputs>
 <member><OutputKey>ApiUrl</OutputKey><OutputValue>{url}v1/</OutputValue></member>
 </Outputs></member></Stacks></DescribeStacksResult></DescribeStacksResponse>"""
@@ -341,6 +347,26 @@ RESULT = {
     },
     "model_package": {"arn": "arn:p", "approval_status": "Approved"},
     "parameter": {"name": "/quench/model", "value": '{"model_id": "arn:d"}'},
+    "release": {
+        "pipeline": "quench-release",
+        "execution": "0c6c9f2d",
+        "status": "Succeeded",
+        "seconds": 61.5,
+        "stages": [
+            {
+                "name": "QA",
+                "model_before": None,
+                "model_after": "arn:aws:bedrock:us-east-1:1:custom-model-deployment/abc",
+                "system_tests": "Succeeded",
+            },
+            {
+                "name": "PROD",
+                "model_before": "arn:aws:bedrock:us-east-1:1:custom-model-deployment/abb",
+                "model_after": "arn:aws:bedrock:us-east-1:1:custom-model-deployment/abc",
+                "system_tests": None,
+            },
+        ],
+    },
     "answers": [
         {
             "mode": "rag",
@@ -472,6 +498,15 @@ def test_answers_of_the_api_show_sources_and_picture() -> None:
     assert "rag    Cinderford." in text
     assert "[1] A  a.md  0.75" in text
     assert "a placeholder, by stability.stable-image-core-v1:1" in text
+
+
+def test_release_shows_what_each_stage_served() -> None:
+    released = DemoResult.model_validate(RESULT).release
+    assert released
+    shown = text_of(view.release(released))
+    assert "quench-release, 62 s" in shown
+    (qa,) = [line for line in shown.splitlines() if line.startswith("QA")]
+    assert qa.split() == ["QA", "base", "model", "custom-model-deployment/abc", "Succeeded"]
 
 
 def test_failed_step_shows_its_reason() -> None:

@@ -186,6 +186,7 @@ def repeating(times: int) -> bytes:
     return b'{"' + b"k" * 10_000 + b'": [' + b"1," * times + b"1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -225,6 +226,7 @@ def test_says_why_a_document_cannot_be_read(
         reader.read(tmp_path / name, name)
 
 
+@pytest.mark.slow
 def test_a_file_that_decompresses_without_end_costs_little(
     tmp_path: Path, reader: DocumentReader
 ) -> None:
@@ -242,6 +244,7 @@ def test_text_that_grows_with_every_row_is_limited(
         read_document(tmp_path / "a.csv", "a.csv")
 
 
+@pytest.mark.slow
 def test_a_reader_that_hangs_or_dies_is_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "slow.pdf")  # reading it never ends
     (tmp_path / "good.md").write_bytes(b"# Gate\nshut")
@@ -256,6 +259,7 @@ def test_a_reader_that_hangs_or_dies_is_replaced(tmp_path: Path) -> None:
         assert reader.read(tmp_path / "good.md", "good.md").title == "Gate"
 
 
+@pytest.mark.slow
 def test_memory_is_limited(tmp_path: Path) -> None:
     (tmp_path / "big.json").write_bytes(b"[" + b"[]," * 20_000_000 + b"[]]")
     limits, reason = DocumentReader(memory_bytes=2**29), r"too much memory|crashed"
@@ -268,7 +272,9 @@ def test_memory_is_limited(tmp_path: Path) -> None:
     st.sampled_from(["\n\n", "\n", " ", ""]),
 )
 @settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=settings.default.max_examples // 2,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_plain_text_of_any_size_is_read_whole(
     tmp_path: Path, lines: list[str], separator: str

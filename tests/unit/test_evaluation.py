@@ -290,6 +290,7 @@ def test_scores_a_fixed_choice_of_a_large_test_set(job: Job, runtime: BedrockRun
     assert [sample["prompt"] for sample in job.report()["samples"]] == chosen
 
 
+@pytest.mark.slow
 def test_asks_again_when_throttled(job: Job, runtime: BedrockRuntime) -> None:
     throttled: list[str] = []
 

@@ -1,6 +1,7 @@
 """How the embedded cloud tunes: what is learned, with which settings, and that it is learned."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,6 @@ from local.bedrock.chat import IGNORED, example, prompt_tokens
 from local.bedrock.lora import Plan, tune
 from local.bedrock.training import plan_of
 
-TINY = weights.load("tiny", Path("unused"))
 NOVA = require_tunable(find_model("amazon.nova-micro-v1:0:128k"))
 LLAMA = require_tunable(find_model("meta.llama3-1-8b-instruct-v1:0:128k"))
 
@@ -22,26 +22,32 @@ texts = st.text(
 )
 
 
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return weights.load("tiny", Path("unused")).tokenizer
+
+
+@pytest.mark.slow
 @given(system=st.none() | texts, turns=st.lists(st.tuples(texts, texts), min_size=1, max_size=3))
 @settings(deadline=None)
 def test_what_the_assistant_says_is_learned_and_nothing_else(
-    system: str | None, turns: list[tuple[str, str]]
+    tokenizer: Any, system: str | None, turns: list[tuple[str, str]]
 ) -> None:
     messages = tuple(
         message
         for question, answer in turns
         for message in (Message("user", question), Message("assistant", answer))
     )
-    encoded = example(TINY.tokenizer, Conversation(system, messages))
+    encoded = example(tokenizer, Conversation(system, messages))
     assert len(encoded.tokens) == len(encoded.labels)
     assert all(
         label in (IGNORED, token)
         for token, label in zip(encoded.tokens, encoded.labels, strict=True)
     )
-    learned = TINY.tokenizer.decode([label for label in encoded.labels if label != IGNORED])
+    learned = tokenizer.decode([label for label in encoded.labels if label != IGNORED])
     assert learned == "".join(answer + weights.END_OF_TURN for _, answer in turns)
     # The last answer is learned exactly where it will be generated.
-    prompt = prompt_tokens(TINY.tokenizer, system, messages[:-1])
+    prompt = prompt_tokens(tokenizer, system, messages[:-1])
     assert encoded.tokens[: len(prompt)] == prompt
 
 
@@ -73,6 +79,7 @@ def test_hyperparameters_of_llama_become_those_of_lora() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_same_seed_gives_the_same_losses() -> None:
     plan = Plan(epochs=2, batch_size=8, learning_rate=1e-3, warmup_steps=2)
 

@@ -563,7 +563,9 @@ forms = st.one_of(
 )
 datasets = st.lists(st.lists(forms, max_size=12), min_size=1, max_size=3)
 few_examples = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=settings.default.max_examples * 3 // 5,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 
 
@@ -681,6 +683,7 @@ def peak_memory(root: Path, rows: int, ending: str) -> int:
     return int(finished.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_memory_does_not_grow_with_the_dataset(tmp_path: Path, ending: str) -> None:

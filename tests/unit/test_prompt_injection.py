@@ -120,6 +120,7 @@ def test_there_are_at_least_twenty_documents():
     assert len({planted["name"] for planted in PLANTED}) >= 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_planted_instructions_change_nothing_but_the_passages(sent, family):
     ask = sent(family)

@@ -193,14 +193,14 @@ def test_planted_instructions_stay_data(family: str, planted: dict[str, str]) ->
 
 
 @every_family
-@settings(max_examples=50)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(context=passages)
 def test_no_passage_changes_anything_but_the_question(family: str, context: list[Passage]) -> None:
     check_context(family, context)
 
 
 @every_family
-@settings(max_examples=50)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(text=hostile)
 def test_no_player_speaks_for_another(family: str, text: str) -> None:
     limits = limits_of(family)

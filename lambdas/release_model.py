@@ -1,0 +1,104 @@
+"""Lets a model that passed QA's tests into production: an action of the release pipeline.
+
+CodePipeline tells the model QA was deployed with, as the action's user parameters, and waits until
+it is told how the action ended. Source: "AWS Lambda invoke action reference" in its user guide.
+"""
+
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from pydantic import BaseModel, Field, Json, ValidationError
+
+from lambdas.callbacks import shorten
+from lambdas.clients import client
+from lambdas.served_model import ServedModel, read, write
+from lambdas.validation import explain, read_environment
+
+MESSAGE_LIMIT = 5000  # characters of a failure's message
+
+
+class Environment(BaseModel):
+    PRODUCTION_PARAMETER: str = Field(min_length=1)
+
+
+class Job(BaseModel):
+    id: str
+    data: dict[str, Any]  # has credentials: it must not be logged
+
+
+class JobEvent(BaseModel):
+    job: Job = Field(alias="CodePipeline.job")
+
+
+class Configuration(BaseModel):
+    UserParameters: Json[ServedModel]
+
+
+class ActionConfiguration(BaseModel):
+    configuration: Configuration
+
+
+class JobData(BaseModel):
+    actionConfiguration: ActionConfiguration
+
+
+class UnusableJobError(Exception):
+    """The action's user parameters are not the model that QA was deployed with."""
+
+
+environment = read_environment(Environment)
+logger = Logger()
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: LambdaContext) -> None:
+    """Let the job's model into production and answer the job, whatever happens."""
+    job = JobEvent.model_validate(event).job
+    logger.append_keys(job=job.id)
+    try:
+        outcome = release(job)
+    except Exception as error:
+        logger.exception("job failed")
+        message = shorten(f"{type(error).__name__}: {error}", MESSAGE_LIMIT)
+        details = {"type": "JobFailed", "message": message}
+        answer("put_job_failure_result", jobId=job.id, failureDetails=details)
+    else:
+        logger.info(outcome)
+        answer("put_job_success_result", jobId=job.id, executionDetails={"summary": outcome})
+
+
+def release(job: Job) -> str:
+    """Write the model to production's parameter, unless it is there.
+
+    Returns
+    -------
+    str
+        What was done.
+
+    Raises
+    ------
+    UnusableJobError, UnusableParameterError
+        If job or parameter do not hold a served model; the parameter stays as it is.
+    """
+    try:
+        data = JobData.model_validate(job.data)
+    except ValidationError as error:
+        raise UnusableJobError(
+            f"UserParameters must be the output Model of the QA stack: {explain(error)}"
+        ) from error
+    model = data.actionConfiguration.configuration.UserParameters
+    stored = read(environment.PRODUCTION_PARAMETER)
+    if stored and stored.model == model:
+        return f"production was to have {model.name} already"
+    write(environment.PRODUCTION_PARAMETER, model)
+    return f"production is to have {model.name}"
+
+
+def answer(operation: str, **result: Any) -> None:
+    """Tell CodePipeline how the job ended; one that has ended already is left so."""
+    codepipeline = client("codepipeline")
+    try:
+        getattr(codepipeline, operation)(**result)
+    except codepipeline.exceptions.InvalidJobStateException:
+        logger.info("the job was already answered")

@@ -1,0 +1,38 @@
+"""What all tests share."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from botocore.loaders import create_loader
+from hypothesis import settings
+
+# For `make fast`: few examples, and always the same ones, so that it never fails by chance.
+settings.register_profile("fast", max_examples=10, derandomize=True, deadline=None)
+
+# Tests of what runs in containers, and of the local model: importing what they need takes longer
+# than many other tests together.
+SLOW_TO_IMPORT = {
+    "test_chunking.py",
+    "test_documents.py",
+    "test_evaluation.py",
+    "test_evaluation_metrics.py",
+    "test_local_training.py",
+    "test_preprocess.py",
+    "test_retrieval.py",
+}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if config.option.markexpr == "not slow" and collection_path.name in SLOW_TO_IMPORT:
+        return True
+    return None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_of_services_are_read_once() -> Iterator[None]:
+    """Every boto3 session would parse them anew, and moto gives every test a session of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.session.create_loader", cache(create_loader))
+        yield
