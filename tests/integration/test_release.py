@@ -250,26 +250,34 @@ def test_a_release_that_fails_without_a_new_model_takes_none_back(
 def test_a_production_deployment_that_fails_leaves_production_as_it_was(
     stack: Tuning, releases: Releases, released: str
 ) -> None:
+    """Something in production's template fails once other things of the stack are updated."""
     before = stack.parameter()
     package = releases.register()
-    production = api(stack, "prod")
-    answers: list[int] = []
-    releases.approve(package)
+    source = stack.cloud.config.source / "assembly" / "assembly-QuenchRelease-PROD"
+    (file,) = source.glob("*.template.json")
+    good = file.read_text()
+    template = json.loads(good)
+    (function,) = [
+        name
+        for name, resource in template["Resources"].items()
+        if resource.get("Properties", {}).get("Handler") == "lambdas.text_api.handler"
+    ]
+    template["Resources"]["Broken"] = {
+        "Type": "AWS::Lambda::EventInvokeConfig",
+        "Properties": {"FunctionName": {"Ref": function}, "Qualifier": "7"},
+    }
+    file.write_text(json.dumps(template))
     known = releases.all()
-    until(
-        lambda: parameter(stack, "/quench/model-prod")["model_package"] == package,
-        "production's turn",
-        pause=0.01,
-    )
-    stack.cloud.faults.add(
-        "cloudformation", "UpdateStack", "InsufficientCapabilitiesException", "Not today."
-    )
-    until(lambda: releases.approved() != package, "the parameter to be back", patience=400)
-    answers.append(production.health().status)
-    releases.settled()
+    try:
+        with asked_all_along(stack) as answers:
+            releases.approve(package)
+            until(lambda: releases.approved() != package, "the model to be back", patience=400)
+            releases.settled()
+    finally:
+        file.write_text(good)
+    assert set(answers) == {(200, before["model_id"])}
     assert stack.parameter() == before
     assert releases.everywhere() == {before["model_package"]}
     assert parameter(stack, "/quench/model-prod") == before
-    assert "PROD failed" in releases.package(package)["ApprovalDescription"]
-    assert answers == [200]
-    assert known
+    assert "in PROD failed" in releases.package(package)["ApprovalDescription"]
+    assert [r.status for r in releases.newer_than(known)] == ["Failed", "Failed"]
