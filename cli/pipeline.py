@@ -98,12 +98,6 @@ class ReleasePipeline:
             retryMode="FAILED_ACTIONS",
         )
 
-    def start(self) -> str:
-        """Start a release; the id of its execution."""
-        return str(
-            self._codepipeline.start_pipeline_execution(name=self.name)["pipelineExecutionId"]
-        )
-
 
 def _action(stage: Mapping[str, Any], action: Mapping[str, Any]) -> Action:
     latest = action.get("latestExecution", {})
