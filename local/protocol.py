@@ -52,6 +52,8 @@ class Service:
     """
 
     name: ClassVar[str]
+    refuses: ClassVar[bool] = False
+    """Whether an operation that there is no method for is refused; otherwise moto answers it."""
 
     def start(self) -> None:
         """Start what runs in the background. Called once, before the first request."""
@@ -60,17 +62,22 @@ class Service:
         """End everything that runs in the background. Called once."""
 
     def implements(self, operation: str) -> bool:
-        return hasattr(self, xform_name(operation))
+        """Whether calls of an operation are answered here."""
+        return self.refuses or hasattr(self, xform_name(operation))
 
     def answer(
         self, operation: OperationModel, request: Request, labels: dict[str, Any]
     ) -> Response:
         """The HTTP response for one call."""
+        method = getattr(self, xform_name(operation.name), None)
+        if method is None:
+            message = f"The embedded cloud does not implement {self.name}:{operation.name}."
+            return error_response(self.name, ServiceError("NotImplemented", message, 501))
         try:
             arguments = parse_request(operation, request, labels)
             if scope := credential_scope(request.headers.get("Authorization", "")):
                 REGION.set(scope[0])
-            result = dict(getattr(self, xform_name(operation.name))(arguments) or {})
+            result = dict(method(arguments) or {})
             headers = result.pop("ResponseMetadata", {}).get("HTTPHeaders", {})
             response = serialize_response(operation, result)
             response.headers.update(headers)

@@ -17,14 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from botocore import xform_name
-from moto.core.model import OperationModel
-from moto.core.request import Request
-from werkzeug.wrappers import Response
-
 from local.codebuild.builds import Build, RunningBuild
 from local.codebuild.projects import DEFAULTS, check, invalid
-from local.protocol import Service, ServiceError, error_response
+from local.protocol import Service, ServiceError
 
 if TYPE_CHECKING:
     from local.cloud import Cloud
@@ -34,6 +29,7 @@ class CodeBuildService(Service):
     """The operations on projects and builds, and how a pipeline runs a build."""
 
     name: ClassVar[str] = "codebuild"
+    refuses: ClassVar[bool] = True  # what moto would only record
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
@@ -85,18 +81,6 @@ class CodeBuildService(Service):
             if self._stopping:
                 build.stop_requested.set()
         return build.run(source, artifacts)
-
-    def implements(self, operation: str) -> bool:
-        """Always: what there is no method for is refused here, where moto would only record it."""
-        return True
-
-    def answer(
-        self, operation: OperationModel, request: Request, labels: dict[str, Any]
-    ) -> Response:
-        if not hasattr(self, xform_name(operation.name)):
-            message = f"The embedded cloud does not implement codebuild:{operation.name}."
-            return error_response(self.name, ServiceError("NotImplemented", message, 501))
-        return super().answer(operation, request, labels)
 
     # Projects
 

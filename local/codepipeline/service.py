@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from botocore import xform_name
 from botocore.exceptions import ClientError
 from moto.core.model import OperationModel
 from moto.core.request import Request
@@ -28,7 +27,7 @@ from local.codepipeline.pipelines import Pipeline
 from local.codepipeline.requests import invalid, page
 from local.codepipeline.structure import parse_structure
 from local.codepipeline.variables import UnknownVariable, fill
-from local.protocol import Service, ServiceError, error_response
+from local.protocol import Service, ServiceError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -44,6 +43,7 @@ class CodePipelineService(Service):
     """Pipelines and their executions. Nothing of CodePipeline is left to moto."""
 
     name: ClassVar[str] = "codepipeline"
+    refuses: ClassVar[bool] = True
 
     def __init__(self, cloud: "Cloud") -> None:
         self._cloud = cloud
@@ -69,16 +69,9 @@ class CodePipelineService(Service):
             if thread.is_alive():
                 log.warning("%s is left behind", thread.name)
 
-    def implements(self, operation: str) -> bool:
-        """Always: what there is no method for is refused here."""
-        return True
-
     def answer(
         self, operation: OperationModel, request: Request, labels: dict[str, Any]
     ) -> Response:
-        if not hasattr(self, xform_name(operation.name)):
-            message = f"The embedded cloud does not implement codepipeline:{operation.name}."
-            return error_response(self.name, ServiceError("NotImplemented", message, 501))
         with self._lock:
             return super().answer(operation, request, labels)
 

@@ -1,13 +1,7 @@
 """SageMaker, as far as the embedded cloud has it: each room of the API in a file of its own."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from botocore import xform_name
-from moto.core.model import OperationModel
-from moto.core.request import Request
-from werkzeug.wrappers import Response
-
-from local.protocol import ServiceError, error_response
 from local.sagemaker.pipelines import Pipelines
 from local.sagemaker.registry import ModelRegistry
 
@@ -19,15 +13,4 @@ class SageMakerService(Pipelines, ModelRegistry):
     """
 
     name: ClassVar[str] = "sagemaker"
-
-    def implements(self, operation: str) -> bool:
-        """Always: what there is no method for is refused here."""
-        return True
-
-    def answer(
-        self, operation: OperationModel, request: Request, labels: dict[str, Any]
-    ) -> Response:
-        if not hasattr(self, xform_name(operation.name)):
-            message = f"The embedded cloud does not implement sagemaker:{operation.name}."
-            return error_response(self.name, ServiceError("NotImplemented", message, 501))
-        return super().answer(operation, request, labels)
+    refuses: ClassVar[bool] = True
