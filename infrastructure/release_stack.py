@@ -173,7 +173,7 @@ class ReleaseStack(QuenchStack):
         return pipelines.CodeBuildStep(
             "Synth",
             input=source,
-            install_commands=[f"{INSTALL} --editable '.[dev]'"],
+            install_commands=[f"{INSTALL} --editable '.[release]'"],
             commands=["sh tests/fast.sh", "python -m infrastructure.app"],
             primary_output_directory="cdk.out",
             build_environment=_build_environment(codebuild.ComputeType.MEDIUM),

@@ -19,6 +19,7 @@ SLOW_TO_IMPORT = {
     "test_evaluation.py",
     "test_evaluation_metrics.py",
     "test_local_training.py",
+    "test_nag.py",
     "test_preprocess.py",
     "test_retrieval.py",
 }
@@ -28,6 +29,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.option.markexpr == "not slow" and collection_path.name in SLOW_TO_IMPORT:
         return True
     return None
+
+
+@pytest.fixture
+def slow_to_import() -> set[str]:
+    return SLOW_TO_IMPORT
 
 
 @pytest.fixture(scope="session", autouse=True)
