@@ -91,9 +91,8 @@ class Api:
             raise CommandError(f"{request.url} did not answer: {error}") from error
 
 
-def deployed_api(outputs: dict[str, str]) -> Api:
+def deployed_api(outputs: dict[str, str], session: boto3.Session) -> Api:
     """The API of an inference stack, by the stack's outputs."""
-    session = boto3.Session()
     key_id = outputs.get("ApiKeyId")
     key = key_id and session.client("apigateway").get_api_key(apiKey=key_id, includeValue=True)
     return Api(outputs["ApiUrl"], session, key["value"] if key else None)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import boto3
 from rich.console import Console
 from rich.markup import escape
 
@@ -59,7 +60,11 @@ def chat(
 
 
 def _api(settings: Path | None, stage: str) -> Api:
-    return deployed_api(stack_outputs(f"{load_settings(settings).name}-{stage}-inference"))
+    loaded = load_settings(settings)
+    # Who asks production elsewhere has credentials of there: its API takes no others.
+    elsewhere = stage == "prod" and loaded.production != loaded.home
+    session = boto3.Session(region_name=loaded.production.region if elsewhere else None)
+    return deployed_api(stack_outputs(f"{loaded.name}-{stage}-inference", session), session)
 
 
 def _succeeded(reply: Reply) -> dict[str, Any]:

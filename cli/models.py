@@ -15,6 +15,8 @@ from rich.text import Text
 from cli.errors import CommandError
 from cli.stacks import aws_errors, stack_outputs
 from cli.synth import load_settings
+from lambdas.access import Access
+from lambdas.access import session as session_as
 
 if TYPE_CHECKING:
     from workflows.settings import Settings
@@ -43,7 +45,7 @@ def list_models(settings: Path | None, console: Console) -> None:
     loaded = load_settings(settings)
     with aws_errors():
         approved = approved_model(loaded, boto3.client)
-        served = {stage: served_model(loaded.name, stage) for stage in STAGES}
+        served = {stage: served_model(loaded, stage) for stage in STAGES}
         versions = list(_versions(f"{loaded.name}-models"))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("version", "registered", "status", "serves", "base model"):
@@ -106,9 +108,14 @@ def approved_model(settings: "Settings", client: Callable[..., Any]) -> str | No
     return _package(value)
 
 
-def served_model(name: str, stage: str) -> str | None:
+def served_model(settings: "Settings", stage: str) -> str | None:
     """The model package that a stage was deployed with."""
-    return _package(stack_outputs(f"{name}-{stage}-inference")["ServedModel"])
+    session = None
+    if stage == "prod" and settings.production != settings.home:
+        role = stack_outputs(f"{settings.name}-promotion")["ProductionStatusRole"]
+        access = Access(role=role, region=settings.production.region)
+        session = boto3.Session(botocore_session=session_as(access))
+    return _package(stack_outputs(f"{settings.name}-{stage}-inference", session)["ServedModel"])
 
 
 def _package(value: str) -> str | None:

@@ -31,9 +31,9 @@ def aws_errors() -> Iterator[None]:
         ) from error
 
 
-def stack_outputs(name: str) -> dict[str, str]:
+def stack_outputs(name: str, session: boto3.Session | None = None) -> dict[str, str]:
     """The outputs of a stack, by key. Raises CommandError if there is none of that name."""
-    client = boto3.client("cloudformation")
+    client = (session or boto3).client("cloudformation")
     try:
         (stack,) = client.describe_stacks(StackName=name)["Stacks"]
     except ClientError as error:

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from aws_cdk import CfnOutput, CfnParameter, RemovalPolicy
 from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
@@ -13,8 +14,15 @@ from constructs import Construct
 from bedrock.models import find_model
 from infrastructure.acknowledged import acknowledge
 from infrastructure.assets import Assets
-from infrastructure.stack import ALARM_PERIOD, INDEX_READERS, OLD_VERSIONS, QuenchStack
-from workflows.settings import Settings
+from infrastructure.production_elsewhere import AccessStack, caller_name
+from infrastructure.stack import (
+    ALARM_PERIOD,
+    INDEX_READERS,
+    OLD_VERSIONS,
+    QuenchStack,
+    function_name,
+)
+from workflows.settings import Place, Settings
 
 STAGE = "v1"
 TIMEOUT_SECONDS = 29  # the longest that API Gateway waits
@@ -53,7 +61,8 @@ class InferenceStack(QuenchStack):
     """Questions in, answers out.
 
     The model is what Parameter Store names when the stack is deployed: the template does not change
-    with it, and a stage keeps the model it was deployed with.
+    with it, and a stage keeps the model it was deployed with. Models and index are those of home,
+    which `access` gives to a stage that is elsewhere.
     """
 
     def __init__(
@@ -65,6 +74,8 @@ class InferenceStack(QuenchStack):
         assets: Assets,
         stage: str,
         model_parameter: str,
+        place: Place | None = None,
+        access: AccessStack | None = None,
     ) -> None:
         super().__init__(
             scope,
@@ -73,7 +84,10 @@ class InferenceStack(QuenchStack):
             assets=assets,
             name=f"{stage}-inference",
             description="Quench: answers of the base model, the tuned model and the knowledge",
+            place=place,
         )
+        self.access = access
+        self.home: QuenchStack = access or self
         self.prefix = f"{settings.name}-{stage}"
         uri = urlsplit(settings.api.personas_uri)
         self.personas = uri.path.lstrip("/")
@@ -201,36 +215,38 @@ class InferenceStack(QuenchStack):
     # Functions
 
     def _text_api(self) -> lambda_.Function:
-        function = self._api_function(
+        function, asker = self._api_function(
             "text_api",
             "POST /text: the base model or the tuned one answers",
             {"GUARDRAIL": self.settings.api.guardrail},
         )
-        self._allow_answers(function)
+        self._allow_answers(asker)
+        self._allow_personas(function)
         return function
 
     def _rag_api(self) -> lambda_.Function:
-        function = self._api_function(
+        function, asker = self._api_function(
             "rag_api",
             "POST /rag: a model answers from what the index knows",
             {"GUARDRAIL": self.settings.api.guardrail, "INDEX": self.index},
             memory_mb=RAG_MEMORY_MB,
         )
-        self._allow_answers(function)
+        self._allow_answers(asker)
+        self._allow_personas(function)
         embedding = find_model(self.settings.knowledge.embedding_model)
         self._allow(
-            function,
+            asker,
             "bedrock",
             ("InvokeModel",),
-            self._invocation_arns(embedding.invoke_id),
+            self.home._invocation_arns(embedding.invoke_id),
             why="embeds in whichever region its model's inference profile chooses",
         )
-        self._allow_search(function)
+        self._allow_search(asker)
         return function
 
     def _image_api(self) -> lambda_.Function:
         api = self.settings.api
-        function = self._api_function(
+        function, asker = self._api_function(
             "image_api",
             "POST /image: the image model draws",
             {
@@ -240,17 +256,17 @@ class InferenceStack(QuenchStack):
             },
         )
         self._allow(
-            function,
+            asker,
             "bedrock",
             ("InvokeModel",),
-            self._invocation_arns(api.image_model, api.image_region),
+            self.home._invocation_arns(api.image_model, api.image_region),
             why="draws in whichever region its model's inference profile chooses",
         )
-        self._allow_guardrail(function, api.image_guardrail, api.image_region)
+        self._allow_guardrail(asker, api.image_guardrail, api.image_region)
         return function
 
     def _status_api(self) -> lambda_.Function:
-        function = self._api_function(
+        function, asker = self._api_function(
             "status_api",
             "GET /health and /openapi.json: what answers here, and how to ask",
             {
@@ -260,7 +276,7 @@ class InferenceStack(QuenchStack):
                 "IMAGE_REGION": self.settings.api.image_region,
             },
         )
-        self._allow_search(function)
+        self._allow_search(asker)
         return function
 
     def _api_function(
@@ -270,35 +286,47 @@ class InferenceStack(QuenchStack):
         environment: dict[str, str],
         *,
         memory_mb: int = MEMORY_MB,
-    ) -> lambda_.Function:
-        return self._function(
+    ) -> tuple[lambda_.Function, iam.IGrantable]:
+        """A function, and who it asks models and index as: itself, if they are where it is."""
+        known_as = function_name(self.prefix, name) if name in INDEX_READERS else None
+        if self.access:
+            known_as = caller_name(self.prefix, name)
+            environment = {**environment, "ACCESS": json.dumps(self.access.access(name))}
+        function = self._function(
             name,
             description,
             {**self.environment_of_all, **environment},
             memory_mb=memory_mb,
             timeout_seconds=TIMEOUT_SECONDS,
-            named_role=name in INDEX_READERS,
+            role_name=known_as,
         )
+        if self.access is None:
+            return function, function
+        self._allow(function, "sts", ("AssumeRole",), [self.access.access(name)["role"]])
+        return function, self.access.role(name)
 
     # Permissions
 
-    def _allow_answers(self, function: lambda_.Function) -> None:
-        """To invoke the base model and whichever model is tuned, in the voice of a persona."""
+    def _allow_answers(self, asker: iam.IGrantable) -> None:
+        """To invoke the base model and whichever model is tuned."""
         self._allow(
-            function,
+            asker,
             "bedrock",
             ("InvokeModel",),
-            self._invocation_arns(self.settings.text_model_id),
+            self.home._invocation_arns(self.settings.text_model_id),
             why="asks the base model in whichever region its inference profile chooses",
         )
         self._allow(
-            function,
+            asker,
             "bedrock",
             ("InvokeModel",),
-            self._tuned_model_arns(),
+            self.home._tuned_model_arns(),
             why="asks the tuned model, which an approval names after this role is made (ADR 11)",
         )
-        self._allow_guardrail(function, self.settings.api.guardrail, self.region)
+        self._allow_guardrail(asker, self.settings.api.guardrail, self.home.region)
+
+    def _allow_personas(self, function: lambda_.Function) -> None:
+        """To read in whose voice the model answers."""
         bucket = self.personas_bucket
         self._allow(
             function,
@@ -310,16 +338,16 @@ class InferenceStack(QuenchStack):
         # Without it a persona that is not there would look like one that is forbidden.
         self._allow(function, "s3", ("ListBucket",), [bucket.bucket_arn])
 
-    def _allow_guardrail(self, function: lambda_.Function, guardrail: str, region: str) -> None:
+    def _allow_guardrail(self, asker: iam.IGrantable, guardrail: str, region: str) -> None:
         if guardrail:
             resource = f"guardrail/{guardrail.partition(':')[0]}"
-            arn = f"arn:{self.partition}:bedrock:{region}:{self.account}:{resource}"
-            self._allow(function, "bedrock", ("ApplyGuardrail",), [arn])
+            arn = f"arn:{self.partition}:bedrock:{region}:{self.home.account}:{resource}"
+            self._allow(asker, "bedrock", ("ApplyGuardrail",), [arn])
 
-    def _allow_search(self, function: lambda_.Function) -> None:
-        if domain := self._domain_arn():
+    def _allow_search(self, asker: iam.IGrantable) -> None:
+        if domain := self.home._domain_arn():
             self._allow(
-                function,
+                asker,
                 "es",
                 ("ESHttpGet", "ESHttpPost"),
                 [f"{domain}/*"],

@@ -1,6 +1,7 @@
 """The promotion stack: an approval in the Model Registry names the model of each stage."""
 
 import json
+from collections.abc import Callable
 
 from aws_cdk import Duration
 from aws_cdk import aws_events as events
@@ -11,7 +12,8 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from infrastructure.assets import Assets
-from infrastructure.stack import QuenchStack
+from infrastructure.production_elsewhere import access, release_role, status_role
+from infrastructure.stack import QuenchStack, function_name
 from workflows.settings import Settings
 
 APPROVAL_HOURS = 12
@@ -38,6 +40,7 @@ class PromotionStack(QuenchStack):
             description="Quench: approved models on their way to the stages",
         )
         release = settings.release
+        self.elsewhere = settings.production != settings.home
         self.approval_dead_letters = self._queue("ApprovalDeadLetters", Duration.seconds(30))
         self.approval_queue = self._queue(
             "Approvals",
@@ -65,6 +68,8 @@ class PromotionStack(QuenchStack):
                 "RestoreModelFunction": self.restore_model.function_name,
             }
         )
+        if self.elsewhere:
+            self._outputs({"ProductionStatusRole": self._production_access(status_role)["role"]})
 
     def _parameter(self, name: str, parameter_name: str, description: str) -> ssm.StringParameter:
         return ssm.StringParameter(
@@ -115,13 +120,23 @@ class PromotionStack(QuenchStack):
         return function
 
     def _release_model(self) -> lambda_.Function:
+        environment = {"PRODUCTION_PARAMETER": self.released.parameter_name}
+        if self.elsewhere:
+            environment["INDEX_PARAMETER"] = self.index_parameter
+            environment["PRODUCTION_ACCESS"] = json.dumps(self._production_access(release_role))
         function = self._event_function(
             "release_model",
             "The model that QA was tested with becomes production's",
-            {"PRODUCTION_PARAMETER": self.released.parameter_name},
+            environment,
+            role_name=function_name(self.prefix, "release_model") if self.elsewhere else None,
         )
         self.released.grant_read(function)
         self.released.grant_write(function)
+        if self.elsewhere:
+            index = self._arn("ssm", f"parameter{self.index_parameter}")
+            self._allow(function, "ssm", ("GetParameter",), [index])
+            role = self._production_access(release_role)["role"]
+            self._allow(function, "sts", ("AssumeRole",), [role])
         self._allow(
             function,
             "codepipeline",
@@ -133,18 +148,21 @@ class PromotionStack(QuenchStack):
 
     def _restore_model(self) -> lambda_.Function:
         production = f"{self.prefix}-prod-inference"
+        environment = {
+            "MODEL_PARAMETER": self.approved.parameter_name,
+            "PRODUCTION_PARAMETER": self.released.parameter_name,
+            "RELEASE_PIPELINE": self.release_pipeline,
+            "QA_STAGE": "QA",
+            "PRODUCTION_STAGE": "PROD",
+            "PRODUCTION_STACK": production,
+            "TOPIC_ARN": self.alarm_topic.topic_arn,
+        }
+        if self.elsewhere:
+            environment["PRODUCTION_ACCESS"] = json.dumps(self._production_access(status_role))
         function = self._event_function(
             "restore_model",
             "A model whose release failed, or that is rolled back, gives way to the one before",
-            {
-                "MODEL_PARAMETER": self.approved.parameter_name,
-                "PRODUCTION_PARAMETER": self.released.parameter_name,
-                "RELEASE_PIPELINE": self.release_pipeline,
-                "QA_STAGE": "QA",
-                "PRODUCTION_STAGE": "PROD",
-                "PRODUCTION_STACK": production,
-                "TOPIC_ARN": self.alarm_topic.topic_arn,
-            },
+            environment,
         )
         self._allow(
             function,
@@ -160,13 +178,17 @@ class PromotionStack(QuenchStack):
             ("GetParameter", "GetParameterHistory"),
             [self.released.parameter_arn],
         )
-        self._allow(
-            function,
-            "cloudformation",
-            ("DescribeStacks",),
-            [self._arn("cloudformation", f"stack/{production}/*")],
-            why="asks which model production has; CloudFormation ends a stack's ARN with an id",
-        )
+        if self.elsewhere:
+            role = self._production_access(status_role)["role"]
+            self._allow(function, "sts", ("AssumeRole",), [role])
+        else:
+            self._allow(
+                function,
+                "cloudformation",
+                ("DescribeStacks",),
+                [self._arn("cloudformation", f"stack/{production}/*")],
+                why="asks which model production has; CloudFormation ends a stack's ARN with an id",
+            )
         self._allow(
             function,
             "codepipeline",
@@ -186,6 +208,10 @@ class PromotionStack(QuenchStack):
             targets=[targets.LambdaFunction(function, dead_letter_queue=self.failed_events)],
         )
         return function
+
+    def _production_access(self, role: Callable[[str], str]) -> dict[str, str]:
+        """How functions here reach production, if it is elsewhere, as one of its roles."""
+        return access(self, self.settings.production, role(self.settings.name))
 
     def _allow_model_parameter(self, function: lambda_.Function) -> None:
         """To change which model is to be released, and to release it."""

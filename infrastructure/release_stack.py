@@ -6,12 +6,13 @@ It deploys every other stack. A commit starts it, and an approved model does (`p
 from typing import cast
 
 import jsii
-from aws_cdk import CfnOutput, Duration, Environment, Stage, pipelines
+from aws_cdk import CfnOutput, Duration, Stage, pipelines
 from aws_cdk import aws_codebuild as codebuild
 from aws_cdk import aws_codecommit as codecommit
 from aws_cdk import aws_codepipeline as codepipeline
 from aws_cdk import aws_codepipeline_actions as actions
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
@@ -21,10 +22,11 @@ from infrastructure.assets import Assets
 from infrastructure.inference_stack import STAGE as API_STAGE
 from infrastructure.inference_stack import InferenceStack
 from infrastructure.knowledge_stack import KnowledgeStack
+from infrastructure.production_elsewhere import AccessStack, ProductionStack
 from infrastructure.promotion_stack import PromotionStack
-from infrastructure.stack import QuenchStack, function_name
+from infrastructure.stack import QuenchStack, environment, function_name
 from infrastructure.tuning_stack import TuningStack
-from workflows.settings import Settings
+from workflows.settings import Place, Settings
 
 ARTIFACTS_KEPT = Duration.days(30)
 PYTHON = "3.13"
@@ -34,7 +36,10 @@ CACHE = ".quench/cache/**/*"
 
 
 class DataStage(Stage):
-    """What all stages share: tuning, knowledge, and the promotion of models."""
+    """What all stages share: tuning, knowledge, and the promotion of models.
+
+    For production elsewhere also what it and the functions here need of each other.
+    """
 
     def __init__(
         self,
@@ -44,14 +49,18 @@ class DataStage(Stage):
         settings: Settings,
         assets: Assets,
     ) -> None:
-        super().__init__(scope, construct_id, env=Environment(region=settings.region))
+        super().__init__(scope, construct_id, env=environment(settings.home))
         TuningStack(self, "Tuning", settings=settings, assets=assets)
         KnowledgeStack(self, "Knowledge", settings=settings, assets=assets)
         PromotionStack(self, "Promotion", settings=settings, assets=assets)
+        self.access: AccessStack | None = None
+        if settings.production != settings.home:
+            self.access = AccessStack(self, "Access", settings=settings, assets=assets)
+            ProductionStack(self, "Production", settings=settings, assets=assets)
 
 
 class InferenceStage(Stage):
-    """The APIs, with the model that a parameter names."""
+    """The APIs, with the model that a parameter names; wherever the stage is."""
 
     def __init__(
         self,
@@ -61,8 +70,10 @@ class InferenceStage(Stage):
         settings: Settings,
         assets: Assets,
         model_parameter: str,
+        place: Place,
+        access: AccessStack | None = None,
     ) -> None:
-        super().__init__(scope, construct_id, env=Environment(region=settings.region))
+        super().__init__(scope, construct_id, env=environment(place))
         self.inference = InferenceStack(
             self,
             "Inference",
@@ -70,6 +81,8 @@ class InferenceStage(Stage):
             assets=assets,
             stage=construct_id.lower(),
             model_parameter=model_parameter,
+            place=place,
+            access=access,
         )
 
 
@@ -128,7 +141,12 @@ class ReleaseStack(QuenchStack):
         release = settings.release
         data = DataStage(self, "DATA", settings=settings, assets=assets)
         qa = InferenceStage(
-            self, "QA", settings=settings, assets=assets, model_parameter=release.parameter
+            self,
+            "QA",
+            settings=settings,
+            assets=assets,
+            model_parameter=release.parameter,
+            place=settings.home,
         )
         prod = InferenceStage(
             self,
@@ -136,16 +154,25 @@ class ReleaseStack(QuenchStack):
             settings=settings,
             assets=assets,
             model_parameter=release.production_parameter,
+            place=settings.production,
+            access=data.access,
         )
 
         source = self._source()
-        artifacts = self._bucket("Artifacts", [s3.LifecycleRule(expiration=ARTIFACTS_KEPT)])
+        # Another account cannot read what S3's own key encrypts.
+        another_account = settings.production.account != settings.home.account
+        key = kms.Key(self, "ArtifactsKey", enable_key_rotation=True) if another_account else None
+        artifacts = self._bucket(
+            "Artifacts", [s3.LifecycleRule(expiration=ARTIFACTS_KEPT)], key=key
+        )
         pipeline = pipelines.CodePipeline(
             self,
             "Pipeline",
             pipeline_name=self.release_pipeline,
             pipeline_type=codepipeline.PipelineType.V2,
             artifact_bucket=artifacts,
+            cross_account_keys=another_account,
+            enable_key_rotation=another_account or None,
             synth=self._synth(source),
             use_change_sets=False,  # nobody looks at them
             publish_assets_in_parallel=False,
@@ -251,13 +278,31 @@ class ReleaseStack(QuenchStack):
         system_tests: pipelines.CodeBuildStep,
     ) -> None:
         """What CDK Pipelines gives the roles and builds that it makes: it takes no others."""
-        acknowledge(
-            pipeline,
-            "CB4",
-            "encrypts what it builds with S3's own key: its artifacts are code, for 30 days, and a "
-            "key of ours would cost by the month",
-        )
         artifacts_only = "passes artifacts on: CDK Pipelines gives its roles this one bucket"
+        if artifacts.encryption_key:
+            for action in ("ReEncrypt*", "GenerateDataKey*"):
+                acknowledge(pipeline, f"IAM5[Action::kms:{action}]", artifacts_only)
+        else:
+            acknowledge(
+                pipeline,
+                "CB4",
+                "encrypts what it builds with S3's own key: its artifacts are code, for 30 days, "
+                "and a key of ours would cost by the month",
+            )
+        for support in pipeline.pipeline.cross_region_support.values():
+            copies = support.replication_bucket
+            acknowledge_wildcard(pipeline, copies.arn_for_objects("*"), artifacts_only)
+            acknowledge(
+                cast(Construct, copies),
+                "S1",
+                "has copies of artifacts only: who reads the originals is logged",
+            )
+            if artifacts.encryption_key:
+                acknowledge_wildcard(
+                    pipeline.pipeline.role,
+                    "*",
+                    "encrypts copies with a key in another region, whose id is not known here",
+                )
         for action in ("GetObject*", "GetBucket*", "List*", "DeleteObject*", "Abort*"):
             acknowledge(pipeline, f"IAM5[Action::s3:{action}]", artifacts_only)
         acknowledge_wildcard(pipeline, artifacts.arn_for_objects("*"), artifacts_only)

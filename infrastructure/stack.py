@@ -12,6 +12,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as cloudwatch_actions
 from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_lambda_destinations as destinations
 from aws_cdk import aws_logs as logs
@@ -25,7 +26,7 @@ from bedrock.models import find_model
 from infrastructure.acknowledged import acknowledge, acknowledge_wildcard
 from infrastructure.assets import Assets
 from workflows.placeholders import placeholders
-from workflows.settings import Settings
+from workflows.settings import Place, Settings
 
 ALARM_PERIOD = Duration.minutes(5)
 RUNTIME = lambda_.Runtime.PYTHON_3_14
@@ -58,12 +59,13 @@ class QuenchStack(Stack):
         assets: Assets,
         name: str,
         description: str,
+        place: Place | None = None,
     ) -> None:
         super().__init__(
             scope,
             construct_id,
             # The models are offered only in some regions: a stack elsewhere would never work.
-            env=Environment(region=settings.region),
+            env=environment(place or settings.home),
             stack_name=f"{settings.name}-{name}",
             description=description,
         )
@@ -142,11 +144,13 @@ class QuenchStack(Stack):
         *,
         versioned: bool = False,
         logged: bool = True,
+        key: kms.IKey | None = None,
     ) -> s3.Bucket:
         return s3.Bucket(
             self,
             name,
-            encryption=s3.BucketEncryption.S3_MANAGED,
+            encryption=s3.BucketEncryption.KMS if key else s3.BucketEncryption.S3_MANAGED,
+            encryption_key=key,
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
             enforce_ssl=True,
@@ -188,10 +192,15 @@ class QuenchStack(Stack):
         )
 
     def _event_function(
-        self, name: str, description: str, environment: dict[str, str]
+        self,
+        name: str,
+        description: str,
+        environment: dict[str, str],
+        *,
+        role_name: str | None = None,
     ) -> lambda_.Function:
         """`lambdas/<name>.py` as a function; an event it fails on ends in a queue, never lost."""
-        function = self._function(name, description, environment)
+        function = self._function(name, description, environment, role_name=role_name)
         function.configure_async_invoke(
             retry_attempts=2, on_failure=destinations.SqsDestination(self.failed_events)
         )
@@ -205,20 +214,20 @@ class QuenchStack(Stack):
         *,
         memory_mb: int = 256,
         timeout_seconds: int = FUNCTION_TIMEOUT_SECONDS,
-        named_role: bool = False,
+        role_name: str | None = None,
     ) -> lambda_.Function:
-        """`lambdas/<name>.py` as a function, with a role and a log group of its own; the role is
-        called as the function is if others must know it."""
+        """`lambdas/<name>.py` as a function, with a role and a log group of its own; the role has
+        a name if others must know it."""
         physical_name = function_name(self.prefix, name)
         role = iam.Role(
             self,
-            f"{_camel(name)}Role",
-            role_name=physical_name if named_role else None,
+            f"{camel(name)}Role",
+            role_name=role_name,
             assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
         )
         log_group = logs.LogGroup(
             self,
-            f"{_camel(name)}Logs",
+            f"{camel(name)}Logs",
             log_group_name=f"/aws/lambda/{physical_name}",
             retention=logs.RetentionDays.SIX_MONTHS,
             removal_policy=RemovalPolicy.DESTROY,
@@ -226,7 +235,7 @@ class QuenchStack(Stack):
         log_group.grant_write(role)
         return lambda_.Function(
             self,
-            _camel(name),
+            camel(name),
             function_name=physical_name,
             description=description,
             runtime=RUNTIME,
@@ -395,10 +404,14 @@ class QuenchStack(Stack):
         return f"arn:{self.partition}:bedrock:{region}::foundation-model/{model_id}"
 
 
+def environment(place: Place) -> Environment:
+    return Environment(account=place.account or None, region=place.region)
+
+
 def function_name(prefix: str, name: str) -> str:
     """What the function of `lambdas/<name>.py` is called."""
     return f"{prefix}-{name.replace('_', '-')}"
 
 
-def _camel(name: str) -> str:
+def camel(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))

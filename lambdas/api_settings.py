@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json
 
+from lambdas.access import Access
+
 RETRY_AFTER_SECONDS = 5
 
 
@@ -50,4 +52,5 @@ class ApiSettings(_Settings):
     GUARDRAIL: Annotated[Guardrail | None, BeforeValidator(_guardrail)] = None
     PERSONAS_URI: str | None = Field(default=None, pattern=r"^s3://[^/]+/(.*/)?$")
     LOG_PROMPTS: bool = False
+    ACCESS: Json[Access] | None = None  # to models and index, if they are elsewhere
     VERSION: str = Field(min_length=1)

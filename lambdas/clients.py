@@ -6,6 +6,8 @@ from typing import Any, Literal
 import boto3
 from botocore.config import Config
 
+from lambdas.access import Access, session
+
 _CONFIG = Config(
     connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3}
 )
@@ -14,7 +16,13 @@ Service = Literal[
 ]
 
 
+def client(service: Service, access: Access | None = None) -> Any:
+    """The client of a service, here or where access leads, with bounded time-outs and retries."""
+    return cached_client(service, access)
+
+
 @cache
-def client(service: Service) -> Any:
-    """The boto3 client of a service, with bounded time-outs and retries."""
-    return boto3.client(service, config=_CONFIG)
+def cached_client(service: Service, access: Access | None) -> Any:
+    if access is None:
+        return boto3.client(service, config=_CONFIG)
+    return session(access).create_client(service, config=_CONFIG)

@@ -17,7 +17,6 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     ReadTimeoutError,
 )
-from botocore.session import get_session
 
 from bedrock.models import (
     FoundationModel,
@@ -26,6 +25,7 @@ from bedrock.models import (
     find_model,
     require_usable,
 )
+from lambdas.access import Access, session
 from lambdas.api_settings import RETRY_AFTER_SECONDS, Guardrail
 from lambdas.http import ApiError
 
@@ -33,6 +33,8 @@ from lambdas.http import ApiError
 _THROTTLED = {"ThrottlingException", "ServiceQuotaExceededException"}
 _NO_CAPACITY = {"ModelNotReadyException", "ServiceUnavailableException"}
 _REMEDIES = {
+    "AccessDenied": "The function may not assume the role that it asks models as (ACCESS): release "
+    "it again, or see in its account whether that role is there. Trying again will not help.",
     "AccessDeniedException": "The function may not invoke it: an administrator must give its role "
     "bedrock:InvokeModel on this model, and the account access to it. Trying again will not help.",
     "ResourceNotFoundException": "It is not there, or no longer: an administrator must name another"
@@ -42,19 +44,22 @@ _REMEDIES = {
 }
 
 
-_session = get_session()  # clients of one share what they load
-
-
 def client(
-    service: Literal["bedrock-runtime", "s3"], *, read_seconds: float, region: str | None = None
+    service: Literal["bedrock-runtime", "s3"],
+    *,
+    read_seconds: float,
+    region: str | None = None,
+    access: Access | None = None,
 ) -> Any:
     """A client that waits so long for a response, and does not try again by itself.
+
+    Its region is what `access`, which leads elsewhere, or else the function has, if none is given.
 
     It is botocore's, which is boto3's too: importing boto3 besides takes another 15 ms, and a
     function that starts is waited for.
     """
     config = Config(connect_timeout=1, read_timeout=read_seconds, retries={"total_max_attempts": 1})
-    return _session.create_client(service, region_name=region, config=config)
+    return session(access).create_client(service, region_name=region, config=config)
 
 
 def invoke(

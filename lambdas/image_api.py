@@ -27,7 +27,12 @@ class Environment(ApiSettings):
 
 
 environment = read_environment(Environment)
-bedrock = client("bedrock-runtime", read_seconds=24, region=environment.IMAGE_REGION)
+bedrock = client(
+    "bedrock-runtime",
+    read_seconds=24,
+    region=environment.IMAGE_REGION,
+    access=environment.ACCESS,
+)
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import BotoCoreError, ClientError
 from opensearchpy.exceptions import ConnectionTimeout, OpenSearchException, TransportError
 from pydantic import Json
 
 from bedrock.embeddings import parse_embeddings, request_body
 from bedrock.passages import Passage as ContextPassage
 from bedrock.text import BodyError
+from lambdas.access import session
 from lambdas.answers import Generator
 from lambdas.api_models import RagRequest, RagResponse, Source, Usage
 from lambdas.api_settings import RETRY_AFTER_SECONDS, ApiSettings, Index
@@ -39,8 +41,8 @@ class Environment(ApiSettings):
 
 environment = read_environment(Environment)
 # Together they stay below API Gateway's 29 seconds: to connect takes up to a second more each.
-embedding_client = client("bedrock-runtime", read_seconds=4)
-text_client = client("bedrock-runtime", read_seconds=16)
+embedding_client = client("bedrock-runtime", read_seconds=4, access=environment.ACCESS)
+text_client = client("bedrock-runtime", read_seconds=16, access=environment.ACCESS)
 personas = Personas(environment.PERSONAS_URI)
 generator = Generator(environment, text_client, personas)
 index = open_index(
@@ -49,6 +51,7 @@ index = open_index(
     environment.INDEX.dimensions,
     timeout_seconds=SEARCH_SECONDS,
     retries=0,
+    credentials=environment.ACCESS and session(environment.ACCESS).get_credentials(),
 )
 
 
@@ -112,7 +115,7 @@ def search(request: RagRequest) -> list[Passage]:
                 retry_after=RETRY_AFTER_SECONDS,
             ) from error
         raise _index_failed(error) from error
-    except (OpenSearchException, VectorIndexError) as error:
+    except (OpenSearchException, VectorIndexError, BotoCoreError, ClientError) as error:
         raise _index_failed(error) from error
     if empty:
         raise _not_hydrated()
@@ -162,7 +165,7 @@ def _not_hydrated() -> ApiError:
     )
 
 
-def _index_failed(error: OpenSearchException | VectorIndexError) -> ApiError:
+def _index_failed(error: Exception) -> ApiError:
     status = error.status_code if isinstance(error, TransportError) else None
     kind = f"status {status}" if isinstance(status, int) else type(error).__name__
     return ApiError(

@@ -10,9 +10,10 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, Field, Json, ValidationError
 
+from lambdas.access import Access
 from lambdas.callbacks import shorten
 from lambdas.clients import client
-from lambdas.served_model import ServedModel, read, write
+from lambdas.served_model import ServedModel, read, write, write_value
 from lambdas.validation import explain, read_environment
 
 MESSAGE_LIMIT = 5000  # characters of a failure's message
@@ -20,6 +21,9 @@ MESSAGE_LIMIT = 5000  # characters of a failure's message
 
 class Environment(BaseModel):
     PRODUCTION_PARAMETER: str = Field(min_length=1)
+    # if production is elsewhere: how to reach it, and the index that it is to have
+    PRODUCTION_ACCESS: Json[Access] | None = None
+    INDEX_PARAMETER: str | None = Field(default=None, min_length=1)
 
 
 class Job(BaseModel):
@@ -71,6 +75,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:
 def release(job: Job) -> str:
     """Write the model to production's parameter, unless it is there.
 
+    Where production is elsewhere, model and index are then written to its parameters there. Those
+    here keep the history.
+
     Returns
     -------
     str
@@ -89,10 +96,16 @@ def release(job: Job) -> str:
         ) from error
     model = data.actionConfiguration.configuration.UserParameters
     stored = read(environment.PRODUCTION_PARAMETER)
-    if stored and stored.model == model:
-        return f"production was to have {model.name} already"
-    write(environment.PRODUCTION_PARAMETER, model)
-    return f"production is to have {model.name}"
+    outcome = f"production was to have {model.name} already"
+    if stored is None or stored.model != model:
+        write(environment.PRODUCTION_PARAMETER, model)
+        outcome = f"production is to have {model.name}"
+    if (access := environment.PRODUCTION_ACCESS) and (index := environment.INDEX_PARAMETER):
+        write_value(environment.PRODUCTION_PARAMETER, model.model_dump_json(), access)
+        value = client("ssm").get_parameter(Name=index)["Parameter"]["Value"]
+        write_value(index, value, access)
+        outcome += f" in {access.region}, as {access.role}"
+    return outcome
 
 
 def answer(operation: str, **result: Any) -> None:

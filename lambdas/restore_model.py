@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, Json, TypeAdapter, ValidationError
 
+from lambdas.access import Access
 from lambdas.callbacks import shorten
 from lambdas.clients import client
 from lambdas.served_model import (
@@ -52,6 +53,7 @@ class Environment(BaseModel):
     QA_STAGE: str = Field(min_length=1)
     PRODUCTION_STAGE: str = Field(min_length=1)
     PRODUCTION_STACK: str = Field(min_length=1)
+    PRODUCTION_ACCESS: Json[Access] | None = None  # if it is elsewhere
     TOPIC_ARN: str = Field(min_length=1)
 
 
@@ -268,11 +270,17 @@ def read_production() -> ServedModel:
         If it is being deployed with something else than a model.
     """
     name = environment.PRODUCTION_STACK
+    cloudformation = client("cloudformation", environment.PRODUCTION_ACCESS)
     try:
-        [stack] = client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+        [stack] = cloudformation.describe_stacks(StackName=name)["Stacks"]
     except ClientError as error:
         # The service model declares no error of this operation.
         told = error.response["Error"]
+        if (access := environment.PRODUCTION_ACCESS) and error.operation_name == "AssumeRole":
+            raise UnusableStackError(
+                f"stack {name} cannot be asked as {access.role}: {told['Message']}. The first "
+                "release that comes to production makes this role; until then the model stays"
+            ) from error
         if told["Code"] == "ValidationError" and "does not exist" in told["Message"]:
             return NOTHING_APPROVED
         raise

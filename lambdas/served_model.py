@@ -16,6 +16,7 @@ from aws_lambda_powertools import Logger
 from botocore.exceptions import ClientError
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
+from lambdas.access import Access
 from lambdas.clients import client
 from lambdas.validation import explain
 
@@ -101,8 +102,12 @@ def read_history(name: str) -> list[Stored]:
 
 def write(name: str, model: ServedModel) -> None:
     """Make it the parameter's value."""
-    value = model.model_dump_json()
-    client("ssm").put_parameter(Name=name, Value=value, Type="String", Overwrite=True)
+    write_value(name, model.model_dump_json())
+
+
+def write_value(name: str, value: str, access: Access | None = None) -> None:
+    """Make it the value of a parameter, here or where access leads."""
+    client("ssm", access).put_parameter(Name=name, Value=value, Type="String", Overwrite=True)
 
 
 def settle(name: str) -> Stored | None:

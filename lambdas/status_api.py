@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import BotoCoreError, ClientError
 from opensearchpy.exceptions import OpenSearchException
 from pydantic import BaseModel, Field, Json
 
+from lambdas.access import session
 from lambdas.api_models import HealthResponse, IndexStatus, Models
 from lambdas.api_settings import ApiSettings, Index
 from lambdas.http import ApiError, logger, respond
@@ -29,6 +31,7 @@ index = open_index(
     environment.INDEX.dimensions,
     timeout_seconds=3,
     retries=0,
+    credentials=environment.ACCESS and session(environment.ACCESS).get_credentials(),
 )
 
 
@@ -70,6 +73,6 @@ def index_status() -> IndexStatus:
     name = environment.INDEX.name
     try:
         return IndexStatus(name=name, documents=len(index.sources()), chunks=index.count())
-    except (OpenSearchException, VectorIndexError) as error:
+    except (OpenSearchException, VectorIndexError, BotoCoreError, ClientError) as error:
         logger.warning("the index cannot be asked", reason=str(error))
         return IndexStatus(name=name, documents=None, chunks=None)

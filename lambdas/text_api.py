@@ -14,7 +14,7 @@ from lambdas.validation import read_environment
 
 environment = read_environment(ApiSettings)
 personas = Personas(environment.PERSONAS_URI)
-bedrock = client("bedrock-runtime", read_seconds=24)
+bedrock = client("bedrock-runtime", read_seconds=24, access=environment.ACCESS)
 generator = Generator(environment, bedrock, personas)
 
 

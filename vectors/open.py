@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from vectors.index import VectorIndex, VectorIndexError
@@ -14,19 +15,24 @@ def open_index(
     *,
     timeout_seconds: float = 60,
     retries: int = 3,
+    credentials: Any = None,
 ) -> VectorIndex:
     """The index of that name for vectors of so many dimensions; `ensure()` creates it.
 
     `location` is the URL of an OpenSearch endpoint, or `lancedb:` and a folder. The environment
     variable VECTOR_INDEX_LOCATION, if set, takes its place, as AWS_ENDPOINT_URL does for services:
     so the embedded cloud has an index where a template names a domain. Time-out and retries are
-    those of each request to an endpoint. Raises VectorIndexError for any other location.
+    those of each request to an endpoint. Those to Amazon OpenSearch Service are signed with
+    botocore's credentials, of the process if there are no others. Raises VectorIndexError for any
+    other location.
     """
     location = _meant(location)
     if _is_endpoint(location):
         from vectors.opensearch import OpenSearchIndex, connect
 
-        return OpenSearchIndex(connect(location, timeout_seconds, retries), name, dimensions)
+        return OpenSearchIndex(
+            connect(location, timeout_seconds, retries, credentials), name, dimensions
+        )
     if location.startswith("lancedb:") and location != "lancedb:":
         from vectors.lance import LanceIndex
 

@@ -48,13 +48,15 @@ _SEARCH_WIDTH = 400
 without any structure, the hardest case, 100 finds 87 % of the ten nearest and 400 finds 98 %."""
 
 
-def connect(location: str, timeout_seconds: float = 60, retries: int = 3) -> OpenSearch:
+def connect(
+    location: str, timeout_seconds: float = 60, retries: int = 3, credentials: Any = None
+) -> OpenSearch:
     """A client for the endpoint; requests to Amazon OpenSearch Service are signed (SigV4) with the
-    credentials of the process."""
+    credentials, or those of the process."""
     region = aws_region(location)
     return OpenSearch(
         hosts=[location],
-        http_auth=_signer(region) if region else None,
+        http_auth=_signer(region, credentials) if region else None,
         timeout=timeout_seconds,
         max_retries=retries,
         retry_on_timeout=True,
@@ -77,10 +79,11 @@ def aws_region(location: str) -> str | None:
     return domain[1] if domain else None
 
 
-def _signer(region: str) -> Urllib3AWSV4SignerAuth:
-    import boto3
+def _signer(region: str, credentials: Any) -> Urllib3AWSV4SignerAuth:
+    if credentials is None:
+        import boto3
 
-    credentials = boto3.Session().get_credentials()
+        credentials = boto3.Session().get_credentials()
     if credentials is None:
         raise VectorIndexError(
             "There are no AWS credentials to sign requests to the OpenSearch domain with. Log in, "

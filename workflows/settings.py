@@ -6,6 +6,7 @@ A nested key is reached with a double underscore: `QUENCH_TUNING__CHECK_SECONDS=
 import math
 import os
 import re
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -76,6 +77,7 @@ ImageModel = Annotated[str, AfterValidator(_draws)]
 TextModel = Annotated[str, AfterValidator(_answers)]
 Guardrail = Annotated[str, Field(pattern=r"^$|^[a-z0-9]+:([1-9][0-9]{0,7}|DRAFT)$")]
 Region = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
+Account = Annotated[str, Field(pattern=r"^(\d{12})?$")]
 InstanceType = Annotated[str, Field(pattern=r"^ml\.")]
 Fraction = Annotated[float, Field(gt=0, lt=0.5)]
 # The numbers of evaluation.json (docs/evaluation.md) that a gate can read.
@@ -95,6 +97,14 @@ MAXIMUM_LOOKS = 2_500  # each adds 9 events to a state machine's history, which 
 
 class SettingsError(ValueError):
     """A setting that is unknown or has a value that is not allowed; the message names it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where stacks are deployed to. The account is "" where that of the credentials is meant."""
+
+    account: str
+    region: str
 
 
 class Section(BaseModel):
@@ -212,6 +222,8 @@ class Release(Section):
         str,
         Field(pattern=r"^$|^arn:aws[a-z-]*:code(star-)?connections:[a-z0-9-]+:\d{12}:connection/"),
     ] = ""
+    production_account: Account = ""
+    production_region: Region | Literal[""] = ""
     production_approval: bool = False
     approval_retry_seconds: Annotated[int, Field(ge=60, le=43_200)] = 300
 
@@ -339,6 +351,7 @@ class Settings(BaseSettings):
     )
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9\-]{1,19}$")] = "quench"
+    account: Account = ""
     region: Region = "us-east-1"
     dataset: Dataset = Dataset()
     tuning: Tuning = Tuning()
@@ -368,6 +381,28 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"region is {self.region}, but knowledge.embedding_model {model_id} can be invoked "
                 f"only in {', '.join(regions)}"
+            )
+        return self
+
+    @property
+    def home(self) -> Place:
+        """Where everything is but, perhaps, production."""
+        return Place(self.account, self.region)
+
+    @property
+    def production(self) -> Place:
+        release = self.release
+        return Place(
+            release.production_account or self.account, release.production_region or self.region
+        )
+
+    @model_validator(mode="after")
+    def _knows_both_accounts(self) -> "Settings":
+        if self.production != self.home and not self.account:
+            raise ValueError(
+                "account must name this account, since release.production_account or "
+                "release.production_region puts production elsewhere, and each side names the "
+                "other in what it allows"
             )
         return self
 

@@ -29,6 +29,10 @@ EVERYTHING_ELSE: dict[str, Any] = {
     },
     "tuning": {"base_model": "amazon.nova-2-lite-v1:0:256k", "schedule": "rate(7 days)"},
 }
+ELSEWHERE: dict[str, Any] = {
+    "account": "111111111111",
+    "release": {"production_account": "222222222222", "production_region": "us-west-2"},
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,11 @@ class Report:
     answers: list[Answer]
 
 
-@pytest.fixture(scope="module", params=[PLAIN, EVERYTHING_ELSE], ids=["plain", "everything else"])
+@pytest.fixture(
+    scope="module",
+    params=[PLAIN, EVERYTHING_ELSE, ELSEWHERE],
+    ids=["plain", "everything else", "elsewhere"],
+)
 def report(request: pytest.FixtureRequest, assets: Assets) -> Report:
     app = cdk.App(analytics_reporting=False, builtin_cloud_formation_validation=False)
     ReleaseStack(app, "Quench", settings=Settings(**request.param), assets=assets)

@@ -35,9 +35,9 @@ def load_function(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Mod
         sys.modules.pop(f"lambdas.{name}", None)
         return importlib.import_module(f"lambdas.{name}")
 
-    clients.client.cache_clear()
+    clients.cached_client.cache_clear()
     yield load
-    clients.client.cache_clear()
+    clients.cached_client.cache_clear()
 
 
 @pytest.fixture

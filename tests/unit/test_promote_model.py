@@ -428,7 +428,7 @@ class SimulatedCloud:
     def pause(self):
         threading.current_thread().pause()
 
-    def client(self, service):
+    def client(self, service, access=None):
         return self
 
     def get_paginator(self, operation):

@@ -7,6 +7,7 @@ are about as unlike as they can be.
 import json
 
 import pytest
+import urllib3
 
 from benchmarks.api_stand_in import (
     ANSWER,
@@ -17,6 +18,7 @@ from benchmarks.api_stand_in import (
     hits,
 )
 from benchmarks.bedrock_stand_in import vector
+from lambdas.access import Access, session
 from vectors.index import Chunk
 from vectors.lance import LanceIndex
 from vectors.open import open_index
@@ -261,3 +263,27 @@ def test_an_opensearch_that_does_not_answer_in_time_is_a_time_out(ask, load, mon
         status, _, body = ask({"question": QUESTION}, function)
         assert (status, body["error"]["code"]) == (504, "index_timed_out")
         assert len(slow.requests) == 1
+
+
+def test_production_elsewhere_searches_as_its_role_at_home(ask, load, moto_aws, monkeypatch):
+    role = "arn:aws:iam::222222222222:role/quench-prod-rag-api"
+    access = {"role": role, "region": "us-east-1"}
+    signed = []
+
+    def urlopen(pool, method, url, body=None, **options):
+        signed.append(options["headers"]["Authorization"])
+        content = json.dumps(hits(0)).encode()
+        headers = {"content-type": "application/json"}
+        return urllib3.HTTPResponse(content, headers, 200, preload_content=False)
+
+    monkeypatch.setattr(urllib3.HTTPSConnectionPool, "urlopen", urlopen)
+    function = load(
+        "https://search-lore-abc123.eu-west-1.es.amazonaws.com", ACCESS=json.dumps(access)
+    )
+    status, _, body = ask({"question": QUESTION}, function)
+    assert (status, body["error"]["code"]) == (503, "index_not_hydrated")
+    key = session(Access(**access)).get_credentials().access_key
+    assert key != "testing"
+    assert all(f"Credential={key}/" in header for header in signed)
+    assert all("/eu-west-1/es/" in header for header in signed)
+    assert signed

@@ -138,3 +138,35 @@ def test_a_service_that_refuses_fails_the_job(function, codepipeline, stub, even
 def test_what_is_no_job_has_nobody_to_answer(function, context):
     with pytest.raises(ValueError, match=r"CodePipeline.job"):
         function.handler({}, context)
+
+
+def test_production_elsewhere_gets_model_and_index_there(
+    load_function, moto_aws, stub, event, context
+):
+    role = "arn:aws:iam::222222222222:role/quench-prod-release"
+    function = load_function(
+        "release_model",
+        PRODUCTION_PARAMETER=PARAMETER,
+        PRODUCTION_ACCESS=json.dumps({"role": role, "region": "us-west-2"}),
+        INDEX_PARAMETER="/quench/index",
+    )
+    here = boto3.client("ssm")
+    here.put_parameter(Name="/quench/index", Value='{"name": "lore"}', Type="String")
+    codepipeline = stub("codepipeline")
+    for _ in range(2):  # the second is delivered again
+        expect_success(codepipeline)
+        function.handler(event, context)
+    there = as_role(role).client("ssm", region_name="us-west-2")
+    model = json.loads(there.get_parameter(Name=PARAMETER)["Parameter"]["Value"])
+    assert model == json.loads(configuration(event)["UserParameters"])
+    assert there.get_parameter(Name="/quench/index")["Parameter"]["Value"] == '{"name": "lore"}'
+    assert here.get_parameter(Name=PARAMETER)["Parameter"]["Version"] == 1
+    assert not boto3.client("ssm", region_name="us-west-2").describe_parameters()["Parameters"]
+
+
+def as_role(role):
+    """A session of another account, as moto tells accounts apart."""
+    assumed = boto3.client("sts").assume_role(RoleArn=role, RoleSessionName="test")["Credentials"]
+    return boto3.Session(
+        assumed["AccessKeyId"], assumed["SecretAccessKey"], assumed["SessionToken"]
+    )

@@ -16,10 +16,11 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.validate import validate_parameters
 from moto import mock_aws
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core import DEFAULT_ACCOUNT_ID, set_initial_no_auth_action_count
 from moto.ssm.models import ssm_backends
 
 from lambdas import clients
+from lambdas.access import Access
 from lambdas.served_model import NOTHING_APPROVED, ServedModel, read, read_history, write
 
 MODEL_PARAMETER, PRODUCTION_PARAMETER = "/quench/model", "/quench/model-prod"
@@ -186,10 +187,10 @@ def loaded():
         patch.delenv("AWS_ENDPOINT_URL", raising=False)
         for name, value in environment.items():
             patch.setenv(name, value)
-        clients.client.cache_clear()
+        clients.cached_client.cache_clear()
         sys.modules.pop("lambdas.restore_model", None)
         yield importlib.import_module("lambdas.restore_model"), Services(), boto3.client("sqs")
-        clients.client.cache_clear()
+        clients.cached_client.cache_clear()
 
 
 @pytest.fixture
@@ -232,13 +233,13 @@ def event(read_event):
     return read_event("codepipeline_stage_failed")
 
 
-def deploy_production(value, name="ServedModel"):
+def deploy_production(value, name="ServedModel", access=None):
     """A stack whose output is this text."""
     template = {
         "Resources": {"Queue": {"Type": "AWS::SQS::Queue"}},
         "Outputs": {name: {"Value": value}},
     }
-    clients.client("cloudformation").create_stack(
+    clients.client("cloudformation", access).create_stack(
         StackName=STACK, TemplateBody=json.dumps(template)
     )
 
@@ -698,3 +699,30 @@ def test_a_registry_that_refuses_stops_the_restoration(function, services, event
     with pytest.raises(ClientError, match="AccessDenied"):
         function.handler(event, context)
     assert versions() == [A, B]
+
+
+# Production in another account
+
+
+def elsewhere(function, monkeypatch, role):
+    access = Access(role=f"arn:aws:iam::222222222222:role/{role}", region="us-west-2")
+    changed = function.environment.model_copy(update={"PRODUCTION_ACCESS": access})
+    monkeypatch.setattr(function, "environment", changed)
+    return access
+
+
+def test_production_elsewhere_is_asked_there(function, monkeypatch):
+    access = elsewhere(function, monkeypatch, "quench-prod-status")
+    assert function.read_production() == BASE
+    deploy_production(B.model_dump_json())
+    assert function.read_production() == BASE
+    deploy_production(A.model_dump_json(), access=access)
+    assert function.read_production() == A
+
+
+@set_initial_no_auth_action_count(0)
+def test_production_that_no_release_has_reached_yet_is_unknown(function, monkeypatch):
+    """The role that it is asked as comes with the first release."""
+    elsewhere(function, monkeypatch, "quench-not-there-yet")
+    with pytest.raises(function.UnusableStackError, match="The first release that comes"):
+        function.read_production()

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from evaluation.report import Evaluation
-from workflows.settings import Settings, SettingsError
+from workflows.settings import Place, Settings, SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +43,9 @@ def test_a_variable_overrides_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         ("[tuning.hyperparameters]\nepochs = 1", ["hyperparameters.epochs", "epochCount"]),
         ("region = 'eu-central-1'", ["eu-central-1", "us-east-1"]),
         ("region = ", ["quench.toml"]),
+        ("account = '12'", ["account", "12"]),
+        ("[release]\nproduction_region = 'eu-west-1'", ["account must name this account"]),
+        ("[release]\nproduction_account = '123456789012'", ["account must name this account"]),
         ("[dataset]\nprefix = '/tales/'", ["dataset.prefix", "/tales/"]),
         ("[dataset]\nprompt_column = 'q'", ["dataset", "prompt_column", "completion_column"]),
         (
@@ -186,3 +189,12 @@ def test_an_unknown_variable_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="there is no such settings file"):
         Settings.load(tmp_path / "other.toml")
+
+
+def test_production_is_at_home_unless_it_is_put_elsewhere() -> None:
+    assert Settings().production == Settings().home
+    assert Settings(release={"production_region": "us-east-1"}).production == Settings().home
+    there = {"production_account": "222222222222", "production_region": "eu-west-1"}
+    settings = Settings(account="111111111111", release=there)
+    assert settings.home == Place("111111111111", "us-east-1")
+    assert settings.production == Place("222222222222", "eu-west-1")

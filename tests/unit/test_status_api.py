@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from moto.core import set_initial_no_auth_action_count
 
 from benchmarks.api_stand_in import BASE_MODEL, EMBEDDING_MODEL, IMAGE_MODEL
 from benchmarks.bedrock_stand_in import vector
@@ -15,7 +16,7 @@ ARN = "arn:aws:bedrock:us-east-1:123456789012:custom-model-deployment/abc123def4
 
 @pytest.fixture
 def load(tmp_path, load_function):
-    def load(location=f"lancedb:{tmp_path}", model_id=None):
+    def load(location=f"lancedb:{tmp_path}", model_id=None, **environment):
         index = {
             "location": location,
             "name": "lore",
@@ -31,6 +32,7 @@ def load(tmp_path, load_function):
             IMAGE_MODEL=IMAGE_MODEL,
             IMAGE_REGION="us-west-2",
             VECTOR_INDEX_LOCATION="",
+            **environment,
         )
 
     return load
@@ -82,3 +84,12 @@ def test_an_index_that_does_not_tell_degrades_and_no_more(load, get, location):
 
 def test_the_document_is_served_as_it_is_committed(load, get):
     assert get(load(), "/openapi.json") == (200, json.loads(openapi.FILE.read_text()))
+
+
+@set_initial_no_auth_action_count(0)
+def test_an_index_at_home_that_cannot_be_asked_is_unknown(load, get, moto_aws):
+    access = {"role": "arn:aws:iam::222222222222:role/quench-gone", "region": "us-east-1"}
+    domain = "https://search-lore-abc123.eu-west-1.es.amazonaws.com"
+    status, body = get(load(domain, ACCESS=json.dumps(access)))
+    assert (status, body["status"]) == (200, "degraded")
+    assert body["index"] == {"name": "lore", "documents": None, "chunks": None}

@@ -425,6 +425,33 @@ def test_nothing_waits_longer_than_the_gateway(load):
     assert config.connect_timeout + config.read_timeout < 29
 
 
+def test_production_elsewhere_asks_as_its_role_at_home(ask, load, stand_in):
+    role = "arn:aws:iam::222222222222:role/quench-prod-text-api"
+    function = load(ACCESS=json.dumps({"role": role, "region": "eu-west-1"}))
+    signed = []
+    function.bedrock.meta.events.register(
+        "before-send.bedrock-runtime.InvokeModel",
+        lambda request, **_: signed.append(request.headers["Authorization"].decode()),
+    )
+    for _ in range(2):
+        status, _, body = ask({"question": "What does bread cost?", "persona": "marda"}, function)
+        assert (status, body["response"]) == (200, ANSWER)
+    assert len(signed) == len(stand_in.requests) == 2
+    assert all("/eu-west-1/bedrock/" in header for header in signed)
+    assert len({header.partition("/")[0] for header in signed}) == 1  # assumed once
+    assert "testing" not in signed[0]
+
+
+def test_a_role_that_cannot_be_assumed_is_told(ask, load, cloud, stand_in):
+    role = "arn:aws:iam::222222222222:role/quench-prod-gone"
+    cloud.faults.add("sts", "AssumeRole", "AccessDenied", "It is not authorized.")
+    function = load(ACCESS=json.dumps({"role": role, "region": "eu-west-1"}))
+    status, _, body = ask({"question": "What does bread cost?"}, function)
+    assert (status, body["error"]["code"]) == (502, "model_failed")
+    assert "may not assume the role" in body["error"]["message"]
+    assert not stand_in.requests
+
+
 def test_the_examples_personas_speak_as_the_tuning_data_does():
     examples = Path(__file__).parents[2] / "examples" / "emberfall"
     lines = (examples / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()
