@@ -124,6 +124,7 @@ class Cloud:
         self._patches.restore()
         self._server.stop()
         self._server = None
+        os.environ.pop("MOTO_ACCOUNT_ID", None)
         BackendDict.reset()
         reset_model_data()
         Cloud._running = None

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.option.markexpr == "not slow" and collection_path.name in SLOW_TO_IMPORT:
         return True
     return None
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: searching it for garbage, again and again, takes seconds."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -23,21 +23,29 @@ EVENTS = Path(__file__).parents[1] / "events"
 
 @pytest.fixture
 def load_function(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
-    """Import ``lambdas/<name>.py`` with these environment variables."""
+    """Import ``lambdas/<name>.py`` with these environment variables.
+
+    Functions share their clients, which take long to make, unless they are to reach an endpoint.
+    """
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
 
+    reached: list[str] = []
+
     def load(name: str, **environment: str) -> ModuleType:
+        if "AWS_ENDPOINT_URL" in environment and not reached:
+            clients.cached_client.cache_clear()
+            reached.append(environment["AWS_ENDPOINT_URL"])
         for variable, value in environment.items():
             monkeypatch.setenv(variable, value)
         sys.modules.pop(f"lambdas.{name}", None)
         return importlib.import_module(f"lambdas.{name}")
 
-    clients.cached_client.cache_clear()
     yield load
-    clients.cached_client.cache_clear()
+    if reached:
+        clients.cached_client.cache_clear()
 
 
 @pytest.fixture
@@ -60,6 +68,7 @@ def stub() -> Iterator[Callable[[str], Stubber]]:
 
     yield stub_service
     for stubber in stubbers.values():
+        stubber.deactivate()
         stubber.assert_no_pending_responses()
 
 

@@ -7,12 +7,11 @@ import sys
 import threading
 from types import SimpleNamespace
 
-import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lambdas import served_model
+from lambdas import clients, served_model
 
 PARAMETER = "/quench/model"
 BASE = "amazon.nova-micro-v1:0:128k"
@@ -76,7 +75,7 @@ def expect_release(function, stub):
 
 @pytest.fixture
 def ssm(moto_aws):
-    ssm = boto3.client("ssm")
+    ssm = clients.client("ssm")
     ssm.put_parameter(Name=PARAMETER, Value=json.dumps(AT_FIRST), Type="String")
     return ssm
 
@@ -190,7 +189,7 @@ def test_the_first_promotion_creates_the_parameter(
     expect_deployments(bedrock, DEPLOYMENT)
     expect_release()
     assert failed(function.handler(read_event("sqs_model_approved"), context)) == []
-    assert parameter(boto3.client("ssm")) == PROMOTED
+    assert parameter(clients.client("ssm")) == PROMOTED
 
 
 def test_an_approval_before_there_is_capacity_is_tried_again(

@@ -6,6 +6,8 @@ import boto3
 import pytest
 from botocore.stub import ANY
 
+from lambdas import clients
+
 PARAMETER = "/quench/model-prod"
 JOB = "c0d76431-b0e7-4f5a-97e3-e8ee786eb6f6"
 
@@ -17,7 +19,7 @@ def function(load_function):
 
 @pytest.fixture
 def ssm(moto_aws):
-    return boto3.client("ssm")
+    return clients.client("ssm")
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 import json
 from datetime import UTC, datetime
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdas import served_model
+from lambdas import clients, served_model
 from lambdas.served_model import (
     NOTHING_APPROVED,
     ServedModel,
@@ -44,7 +43,7 @@ A, B, C = approved(1), approved(2), approved(3)
 
 @pytest.fixture
 def ssm(moto_aws):
-    return boto3.client("ssm")
+    return clients.client("ssm")
 
 
 @pytest.fixture

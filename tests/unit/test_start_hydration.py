@@ -219,6 +219,7 @@ def test_messages_stay_while_a_job_runs(cloud, load, prefix, context):
     assert report["S3Output"]["S3Uri"] == f"s3://{HYDRATION}/reports/{second}/"
 
 
+@pytest.mark.slow
 def test_of_functions_that_take_the_same_name_one_starts_a_job(cloud, load, prefix, context):
     function = load(SLOW)
     all_know_the_next_name = threading.Barrier(3, timeout=PATIENCE)
@@ -314,6 +315,7 @@ def test_another_request_is_refused(cloud, load, prefix, context, event):
     assert names(cloud, prefix) == []
 
 
+@pytest.mark.slow
 def test_numbers_follow_the_newest_job_of_the_very_prefix(cloud, load, prefix, context):
     function = load(QUICK)
     for name in ("000009", "000041", "000007"):

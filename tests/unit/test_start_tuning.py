@@ -3,9 +3,9 @@
 import re
 from datetime import UTC, datetime
 
-import boto3
 import pytest
 
+from lambdas import clients
 from lambdas.validation import EnvironmentVariableError
 
 EXECUTION = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/quench-tuning/execution/7pinimwddh3a"
@@ -42,7 +42,7 @@ def sagemaker(stub, function):
 
 @pytest.fixture
 def bucket(moto_aws):
-    s3 = boto3.client("s3")
+    s3 = clients.client("s3")
     s3.create_bucket(Bucket="quench-data")
     s3.put_bucket_versioning(Bucket="quench-data", VersioningConfiguration={"Status": "Enabled"})
     return s3

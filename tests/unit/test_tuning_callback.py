@@ -3,9 +3,9 @@
 import json
 import re
 
-import boto3
 import pytest
 
+from lambdas import clients
 from lambdas.callbacks import FAILURE_REASON_LIMIT, shorten
 
 EXECUTION = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/quench-tuning/execution/7pinimwddh3a"
@@ -46,7 +46,7 @@ def function(load_function):
 
 @pytest.fixture
 def states(moto_aws):
-    states = boto3.client("stepfunctions")
+    states = clients.client("stepfunctions")
     states.create_state_machine(
         name="quench-tuning-job",
         definition=json.dumps(MACHINE),
