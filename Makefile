@@ -22,7 +22,7 @@ up: $(VENV)/.local ## the embedded cloud, until Ctrl-C
 	$(BIN)/quench up
 
 test: check $(AWS_CLI) ## all tests and checks
-	TEST_AWS_CLI=$(AWS_CLI) $(BIN)/pytest -n 2 --dist loadfile
+	TEST_AWS_CLI=$(AWS_CLI) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 fast: $(VENV)/.dev ## the tests that a release runs: unit and infrastructure, without the slow ones
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/fast.sh

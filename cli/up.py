@@ -72,6 +72,13 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", Stacks]]:
         from workflows.settings import FILE_VARIABLE
 
     settings = load_settings(options.settings)
+    if settings.production != settings.home:
+        raise CommandError(
+            "Production is in another account or region, and the embedded cloud has only one of "
+            "each.",
+            "To have it beside the rest here, set in the environment: "
+            "QUENCH_RELEASE__PRODUCTION_ACCOUNT= QUENCH_RELEASE__PRODUCTION_REGION=",
+        )
     file = options.settings or Path("quench.toml")
     if file.is_file():  # what is released is synthesized with the same settings
         os.environ[FILE_VARIABLE] = str(file.resolve())
@@ -95,6 +102,7 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", Stacks]]:
             LocalConfig(
                 port=port,
                 region=settings.region,
+                account_id=settings.account or LocalConfig.account_id,
                 state_dir=state_dir,
                 wait_scale=settings.local.wait_scale,
                 model=model,

@@ -278,8 +278,8 @@ def read_production() -> ServedModel:
         told = error.response["Error"]
         if (access := environment.PRODUCTION_ACCESS) and error.operation_name == "AssumeRole":
             raise UnusableStackError(
-                f"stack {name} cannot be asked as {access.role}: {told['Message']}. The first "
-                "release that comes to production makes this role; until then the model stays"
+                f"stack {name} cannot be asked as {access.role}: {told['Message']}. The stage DATA "
+                "makes this role in production's account: see why it is not there"
             ) from error
         if told["Code"] == "ValidationError" and "does not exist" in told["Message"]:
             return NOTHING_APPROVED

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,14 +157,6 @@ def deploy_with(stack: Tuning, parameter: str, value: str) -> None:
     stack.client("cloudformation").update_stack(
         StackName=STACK, UsePreviousTemplate=True, Capabilities=["CAPABILITY_NAMED_IAM"]
     )
-
-
-@pytest.fixture
-def terminal(stack: Tuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
-    monkeypatch.chdir(tmp_path)
-    for name, value in stack.cloud.environment().items():
-        monkeypatch.setenv(name, value)
-    return CliRunner()
 
 
 def test_ask_shows_the_answer_with_its_sources(stack: Tuning, terminal: CliRunner) -> None:

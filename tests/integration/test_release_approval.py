@@ -1,7 +1,6 @@
 """A pipeline that asks a person before production, which it begins to by updating itself."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from releases import PIPELINE, Releases, small_tree
@@ -26,19 +25,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuning]:
         yield running
 
 
-@pytest.fixture
-def terminal(stack: Tuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    for name, value in stack.cloud.environment().items():
-        monkeypatch.setenv(name, value)
-    return CliRunner()
-
-
 def test_a_pipeline_updates_itself_and_asks_before_production(
-    stack: Tuning, terminal: CliRunner
+    releases: Releases, terminal: CliRunner
 ) -> None:
-    releases = Releases(stack)
     qa, later = releases.register(), releases.register()
     releases.pipeline.start_pipeline_execution(name=PIPELINE)
     until(releases.waiting_approval, "production's approval", patience=400)

@@ -222,6 +222,16 @@ def test_wrong_setting_is_named() -> None:
     assert "base_modle" in output
 
 
+def test_up_says_how_to_have_production_elsewhere_beside_the_rest() -> None:
+    Path("quench.toml").write_text(
+        'account = "111111111111"\n[release]\nproduction_region = "eu-west-1"\n'
+    )
+    code, output = quench("up", "--port", "0")
+    assert code == 1
+    assert "QUENCH_RELEASE__PRODUCTION_REGION= " in " ".join(output.split()) + " "
+    assert not Path(".quench").exists()
+
+
 def test_documents_without_an_account_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)

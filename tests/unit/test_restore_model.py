@@ -721,8 +721,7 @@ def test_production_elsewhere_is_asked_there(function, monkeypatch):
 
 
 @set_initial_no_auth_action_count(0)
-def test_production_that_no_release_has_reached_yet_is_unknown(function, monkeypatch):
-    """The role that it is asked as comes with the first release."""
-    elsewhere(function, monkeypatch, "quench-not-there-yet")
-    with pytest.raises(function.UnusableStackError, match="The first release that comes"):
+def test_production_that_cannot_be_asked_is_unknown(function, monkeypatch):
+    elsewhere(function, monkeypatch, "quench-not-there")
+    with pytest.raises(function.UnusableStackError, match="see why it is not there"):
         function.read_production()
