@@ -79,8 +79,9 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", Stacks]]:
             "To have it beside the rest here, set in the environment: "
             "QUENCH_RELEASE__PRODUCTION_ACCOUNT= QUENCH_RELEASE__PRODUCTION_REGION=",
         )
-    file = options.settings or Path("quench.toml")
-    if file.is_file():  # what is released is synthesized with the same settings
+    # What is released is synthesized with the same settings.
+    file = options.settings or Path(os.environ.get(FILE_VARIABLE, "quench.toml"))
+    if file.is_file():
         os.environ[FILE_VARIABLE] = str(file.resolve())
     port = settings.local.port if options.port is None else options.port
     state_dir = (options.state_dir or settings.local.state_dir).resolve()

@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import gc
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,10 @@ from pathlib import Path
 import pytest
 from botocore.loaders import create_loader
 from hypothesis import settings
+
+# Tests have settings of their own, also in the build of a release, which is told the deployed ones.
+for name in [name for name in os.environ if name.startswith("QUENCH_")]:
+    del os.environ[name]
 
 # For `make fast`: few examples, and always the same ones, so that it never fails by chance.
 settings.register_profile("fast", max_examples=10, derandomize=True, deadline=None)

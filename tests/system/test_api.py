@@ -21,7 +21,7 @@ def test_health_names_the_model_that_was_deployed(
 
 
 def test_the_base_model_answers(call: Call) -> None:
-    response = call("POST", "text", {"question": QUESTION, "max_tokens": 32})
+    response = call("POST", "text", {"question": QUESTION, "max_tokens": 16})
     assert response.status == 200, response.content
     assert response.body["model"] == "base"
     assert response.body["response"].strip()
@@ -31,7 +31,7 @@ def test_the_base_model_answers(call: Call) -> None:
 def test_the_tuned_model_answers_once_there_is_one(
     call: Call, deployed: dict[str, str | None]
 ) -> None:
-    response = call("POST", "text", {"question": QUESTION, "max_tokens": 32, "model": "tuned"})
+    response = call("POST", "text", {"question": QUESTION, "max_tokens": 16, "model": "tuned"})
     assert response.status == 200, response.content
     assert response.body["response"].strip()
     if deployed["model_id"] is None:
@@ -44,7 +44,9 @@ def test_the_tuned_model_answers_once_there_is_one(
 
 def test_knowledge_answers_with_sources_or_says_that_there_is_none(call: Call) -> None:
     hydrated = call("GET", "health").body["index"]["chunks"]
-    response = call("POST", "rag", {"question": QUESTION, "max_tokens": 32, "min_score": 0.0})
+    response = call(
+        "POST", "rag", {"question": QUESTION, "max_tokens": 16, "top_k": 1, "min_score": 0.0}
+    )
     if hydrated:
         assert response.status == 200, response.content
         assert all(source["uri"].startswith("s3://") for source in response.body["sources"])
