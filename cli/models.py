@@ -112,7 +112,12 @@ def served_model(settings: "Settings", stage: str) -> str | None:
     """The model package that a stage was deployed with."""
     session = None
     if stage == "prod" and settings.production != settings.home:
-        role = stack_outputs(f"{settings.name}-promotion")["ProductionStatusRole"]
+        role = stack_outputs(f"{settings.name}-promotion").get("ProductionStatusRole")
+        if role is None:
+            raise CommandError(
+                "Production is elsewhere by the settings, but no release has brought it there yet.",
+                "See where the release is: quench release status",
+            )
         access = Access(role=role, region=settings.production.region)
         session = boto3.Session(botocore_session=session_as(access))
     return _package(stack_outputs(f"{settings.name}-{stage}-inference", session)["ServedModel"])

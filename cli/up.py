@@ -80,7 +80,7 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", Stacks]]:
             "QUENCH_RELEASE__PRODUCTION_ACCOUNT= QUENCH_RELEASE__PRODUCTION_REGION=",
         )
     # What is released is synthesized with the same settings.
-    file = options.settings or Path(os.environ.get(FILE_VARIABLE, "quench.toml"))
+    file = options.settings or Path(os.environ.get(FILE_VARIABLE) or "quench.toml")
     if file.is_file():
         os.environ[FILE_VARIABLE] = str(file.resolve())
     port = settings.local.port if options.port is None else options.port

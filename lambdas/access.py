@@ -12,9 +12,8 @@ from botocore.credentials import (
 from botocore.session import Session, get_session
 from pydantic import BaseModel, ConfigDict, Field
 
-_CONFIG = Config(
-    connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 2}
-)
+SECONDS = 3.0  # to assume a role, at most; who waits for an answer waits for this, too
+_CONFIG = Config(connect_timeout=1, read_timeout=SECONDS - 1, retries={"total_max_attempts": 1})
 
 
 class Access(BaseModel):

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.exceptions import BotoCoreError, ClientError
 from opensearchpy.exceptions import ConnectionTimeout, OpenSearchException, TransportError
 from pydantic import Json
 
@@ -115,7 +114,7 @@ def search(request: RagRequest) -> list[Passage]:
                 retry_after=RETRY_AFTER_SECONDS,
             ) from error
         raise _index_failed(error) from error
-    except (OpenSearchException, VectorIndexError, BotoCoreError, ClientError) as error:
+    except (OpenSearchException, VectorIndexError) as error:
         raise _index_failed(error) from error
     if empty:
         raise _not_hydrated()
@@ -165,7 +164,7 @@ def _not_hydrated() -> ApiError:
     )
 
 
-def _index_failed(error: Exception) -> ApiError:
+def _index_failed(error: OpenSearchException | VectorIndexError) -> ApiError:
     status = error.status_code if isinstance(error, TransportError) else None
     kind = f"status {status}" if isinstance(status, int) else type(error).__name__
     return ApiError(

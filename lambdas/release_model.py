@@ -4,11 +4,11 @@ CodePipeline tells the model QA was deployed with, as the action's user paramete
 it is told how the action ended. Source: "AWS Lambda invoke action reference" in its user guide.
 """
 
-from typing import Any
+from typing import Any, Self
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel, Field, Json, ValidationError
+from pydantic import BaseModel, Field, Json, ValidationError, model_validator
 
 from lambdas.access import Access
 from lambdas.callbacks import shorten
@@ -24,6 +24,12 @@ class Environment(BaseModel):
     # if production is elsewhere: how to reach it, and the index that it is to have
     PRODUCTION_ACCESS: Json[Access] | None = None
     INDEX_PARAMETER: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _know_both(self) -> Self:
+        if (self.PRODUCTION_ACCESS is None) != (self.INDEX_PARAMETER is None):
+            raise ValueError("PRODUCTION_ACCESS and INDEX_PARAMETER are set together")
+        return self
 
 
 class Job(BaseModel):

@@ -154,7 +154,7 @@ def handle_failure(failed: StageDetail) -> str:
 
     started = find_start(failed.execution_id)
     current = model_in_use()
-    serves = read_production()
+    serves = read_production(started)
     decision = decide(started, current.modified, same=current.model == serves)
     if decision is Decision.KEEP:
         outcome = (
@@ -257,10 +257,12 @@ def find_start(execution_id: str) -> datetime:
     )
 
 
-def read_production() -> ServedModel:
+def read_production(started: datetime) -> ServedModel:
     """The model that production serves, or is being deployed with now, which passed QA.
 
-    After a deployment that failed, the stack's outputs are those of the one before.
+    After a deployment that failed, the stack's outputs are those of the one before. Where it was
+    never deployed, as after production was moved, it is the model that production was to have when
+    the failed release started.
 
     Raises
     ------
@@ -279,14 +281,14 @@ def read_production() -> ServedModel:
         if (access := environment.PRODUCTION_ACCESS) and error.operation_name == "AssumeRole":
             raise UnusableStackError(
                 f"stack {name} cannot be asked as {access.role}: {told['Message']}. The stage DATA "
-                "makes this role in production's account: see why it is not there"
+                "makes this role in production's account: is it there?"
             ) from error
         if told["Code"] == "ValidationError" and "does not exist" in told["Message"]:
-            return NOTHING_APPROVED
+            return read_intended(started)
         raise
     status = stack["StackStatus"]
     if status in _NEVER_DEPLOYED:
-        return NOTHING_APPROVED
+        return read_intended(started)
     if status in _BEING_DEPLOYED:
         stored = read(environment.PRODUCTION_PARAMETER)
         return stored.model if stored else NOTHING_APPROVED
@@ -299,6 +301,12 @@ def read_production() -> ServedModel:
         return ServedModel.model_validate_json(outputs["ServedModel"])
     except ValidationError as error:
         raise UnusableStackError(f"output ServedModel of stack {name}: {explain(error)}") from error
+
+
+def read_intended(at: datetime) -> ServedModel:
+    """What production was to have at a time. Raises UnusableParameterError."""
+    history = read_history(environment.PRODUCTION_PARAMETER)
+    return next((s.model for s in reversed(history) if s.modified < at), NOTHING_APPROVED)
 
 
 # Because somebody asks

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.exceptions import BotoCoreError, ClientError
 from opensearchpy.exceptions import OpenSearchException
 from pydantic import BaseModel, Field, Json
 
@@ -73,6 +72,6 @@ def index_status() -> IndexStatus:
     name = environment.INDEX.name
     try:
         return IndexStatus(name=name, documents=len(index.sources()), chunks=index.count())
-    except (OpenSearchException, VectorIndexError, BotoCoreError, ClientError) as error:
+    except (OpenSearchException, VectorIndexError) as error:
         logger.warning("the index cannot be asked", reason=str(error))
         return IndexStatus(name=name, documents=None, chunks=None)

@@ -64,13 +64,29 @@ def joined(value: Any) -> str:
     return str(value)
 
 
-def permissions(template: Template) -> dict[str, list[str]]:
-    """What may be done, and to what; without the ids of resources."""
+def permissions(template: Template, role: dict[str, str]) -> dict[str, list[str]]:
+    """What a role may do, and to what."""
+    policies = [p for p in of_type(template, "AWS::IAM::Policy") if role in p["Roles"]]
+    own = {
+        "Resources": {
+            str(n): {"Type": "AWS::IAM::Policy", "Properties": p} for n, p in enumerate(policies)
+        }
+    }
     found: dict[str, list[str]] = {}
-    for actions, resources in statements(template):
+    for actions, resources in statements(own):
         for action in actions:
             found.setdefault(action, []).extend(map(json.dumps, resources))
     return {action: sorted(resources) for action, resources in found.items()}
+
+
+def role_of(template: Template, name: str) -> dict[str, str]:
+    """A reference to the role of a name."""
+    (found,) = [
+        logical_id
+        for logical_id, resource in template["Resources"].items()
+        if resource["Type"] == "AWS::IAM::Role" and resource["Properties"].get("RoleName") == name
+    ]
+    return {"Ref": found}
 
 
 def variable(template: Template, function: str, name: str) -> dict[str, str]:
@@ -128,12 +144,16 @@ def test_each_function_there_may_only_assume_its_role_here(
         assert {action.partition(":")[0] for action in may} <= {"sts", "s3", "logs"}
 
 
-def test_its_roles_here_may_what_qa_s_functions_may(templates: dict[str, Template]) -> None:
-    qa = permissions(templates["quench-qa-inference"])
-    elsewhere = permissions(templates["quench-prod-access"])
-    assert elsewhere == {
+@pytest.mark.parametrize("function", sorted(ASKERS))
+def test_its_role_here_may_what_the_function_of_qa_may(
+    function: str, templates: dict[str, Template]
+) -> None:
+    qa, here = templates["quench-qa-inference"], templates["quench-prod-access"]
+    own = {"Ref": functions(qa)[function]["Role"]["Fn::GetAtt"][0]}
+    role = role_of(here, f"quench-prod-{function.replace('_', '-')}")
+    assert permissions(here, role) == {
         action: resources
-        for action, resources in qa.items()
+        for action, resources in permissions(qa, own).items()
         if action.partition(":")[0] in ("bedrock", "es")
     }
 
@@ -149,7 +169,8 @@ def test_a_release_writes_there_and_everybody_here_may_look(
     )
     assert "quench-release-model" in roles(here)
     assert trusted(roles(there)[status]) == (HOME, "")
-    assert set(permissions(there)) == {"ssm:PutParameter", "cloudformation:DescribeStacks"}
+    assert set(permissions(there, role_of(there, release))) == {"ssm:PutParameter"}
+    assert set(permissions(there, role_of(there, status))) == {"cloudformation:DescribeStacks"}
     for function, role in (("release_model", release), ("restore_model", status)):
         access = variable(here, function, "PRODUCTION_ACCESS")
         assert access == {"role": f"arn:aws:iam::{THERE}:role/{role}", "region": "us-west-2"}

@@ -18,6 +18,7 @@ from benchmarks.api_stand_in import (
     hits,
 )
 from benchmarks.bedrock_stand_in import vector
+from lambdas import access
 from lambdas.access import Access, session
 from vectors.index import Chunk
 from vectors.lance import LanceIndex
@@ -252,7 +253,7 @@ def test_nothing_waits_longer_than_the_gateway(load):
     configs = [client.meta.config for client in clients]
     assert all(config.retries["total_max_attempts"] == 1 for config in configs)
     models = sum(config.connect_timeout + config.read_timeout for config in configs)
-    assert models + function.SEARCH_SECONDS < 29
+    assert access.SECONDS + models + function.SEARCH_SECONDS < 29
 
 
 def test_an_opensearch_that_does_not_answer_in_time_is_a_time_out(ask, load, monkeypatch):
@@ -267,7 +268,7 @@ def test_an_opensearch_that_does_not_answer_in_time_is_a_time_out(ask, load, mon
 
 def test_production_elsewhere_searches_as_its_role_at_home(ask, load, moto_aws, monkeypatch):
     role = "arn:aws:iam::222222222222:role/quench-prod-rag-api"
-    access = {"role": role, "region": "us-east-1"}
+    home = {"role": role, "region": "us-east-1"}
     signed = []
 
     def urlopen(pool, method, url, body=None, **options):
@@ -278,11 +279,11 @@ def test_production_elsewhere_searches_as_its_role_at_home(ask, load, moto_aws, 
 
     monkeypatch.setattr(urllib3.HTTPSConnectionPool, "urlopen", urlopen)
     function = load(
-        "https://search-lore-abc123.eu-west-1.es.amazonaws.com", ACCESS=json.dumps(access)
+        "https://search-lore-abc123.eu-west-1.es.amazonaws.com", ACCESS=json.dumps(home)
     )
     status, _, body = ask({"question": QUESTION}, function)
     assert (status, body["error"]["code"]) == (503, "index_not_hydrated")
-    key = session(Access(**access)).get_credentials().access_key
+    key = session(Access(**home)).get_credentials().access_key
     assert key != "testing"
     assert all(f"Credential={key}/" in header for header in signed)
     assert all("/eu-west-1/es/" in header for header in signed)

@@ -326,6 +326,28 @@ def test_production_without_a_stack_is_the_base_model(function, services, event,
     assert services.status[A.model_package] == "Rejected"
 
 
+def test_production_that_was_moved_is_to_have_what_it_had(function, services, event, context):
+    """There is no stack in its new place yet, and the first release to it fails."""
+    put(BASE, A)
+    put(BASE, A, name=PRODUCTION_PARAMETER)
+    services.execution(EXECUTION)
+    function.handler(event, context)
+    assert versions() == [BASE, A]
+    assert services.status[A.model_package] == "Approved"
+
+
+def test_production_that_is_being_moved_gets_no_model_that_fails(
+    function, services, event, context
+):
+    put(BASE, A, B)
+    put(BASE, A, name=PRODUCTION_PARAMETER)
+    services.execution(EXECUTION)
+    write(PRODUCTION_PARAMETER, B)  # by the release, after it started
+    function.handler(event, context)
+    assert versions() == [BASE, A, B, A]
+    assert services.status[B.model_package] == "Rejected"
+
+
 def test_a_release_that_failed_with_what_production_serves_takes_nothing_back(
     function, services, messages, event, context
 ):
@@ -713,15 +735,15 @@ def elsewhere(function, monkeypatch, role):
 
 def test_production_elsewhere_is_asked_there(function, monkeypatch):
     access = elsewhere(function, monkeypatch, "quench-prod-status")
-    assert function.read_production() == BASE
+    assert function.read_production(datetime.now(UTC)) == BASE
     deploy_production(B.model_dump_json())
-    assert function.read_production() == BASE
+    assert function.read_production(datetime.now(UTC)) == BASE
     deploy_production(A.model_dump_json(), access=access)
-    assert function.read_production() == A
+    assert function.read_production(datetime.now(UTC)) == A
 
 
 @set_initial_no_auth_action_count(0)
 def test_production_that_cannot_be_asked_is_unknown(function, monkeypatch):
     elsewhere(function, monkeypatch, "quench-not-there")
-    with pytest.raises(function.UnusableStackError, match="see why it is not there"):
-        function.read_production()
+    with pytest.raises(function.UnusableStackError, match="is it there"):
+        function.read_production(datetime.now(UTC))

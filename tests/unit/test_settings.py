@@ -17,6 +17,7 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.slow  # not for releases: whoever deploys Quench has settings of his own in it
 def test_the_checked_in_file_holds_the_defaults() -> None:
     checked_in = Settings.load(ROOT / "quench.toml").model_dump()
     defaults = Settings().model_dump()
