@@ -147,6 +147,7 @@ def test_a_production_deployment_that_fails_leaves_production_as_it_was(
         with asked_all_along(stack) as answers:
             releases.approve(package)
             until(lambda: releases.approved() != package, "the model to be back", patience=400)
+            until(lambda: len(releases.newer_than(known)) == 2, "the release that brings QA back")
             releases.settled()
     finally:
         file.write_text(good)
