@@ -1,24 +1,30 @@
 from pathlib import Path
 
+import aws_cdk as cdk
 import pytest
-from templates import ROOT
 
-from infrastructure.app import synthesize
 from infrastructure.assets import Assets
+from infrastructure.release_stack import ReleaseStack
 from workflows.settings import Settings
 
-CACHE = ROOT / ".quench" / "cache"
+
+@pytest.fixture(scope="session")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
+    """Stand-ins: a template is made faster than the real ones are copied for it."""
+    folder = tmp_path_factory.mktemp("assets")
+    (folder / "Dockerfile").touch()
+    return Assets(functions=folder, layer=folder, processing_image=folder, code_version="golden")
 
 
 @pytest.fixture(scope="session")
-def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def assembly(tmp_path_factory: pytest.TempPathFactory, assets: Assets) -> Path:
     """Every stack, with everything in it that settings can add."""
     settings = Settings(tuning={"schedule": "rate(7 days)"}, release={"production_approval": True})
-    return synthesize(settings, tmp_path_factory.mktemp("cdk.out"), cache=CACHE, code="golden")
+    return synthesize(settings, tmp_path_factory.mktemp("cdk.out"), assets)
 
 
 @pytest.fixture(scope="session")
-def other_assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other_assembly(tmp_path_factory: pytest.TempPathFactory, assets: Assets) -> Path:
     """Every stack, as quite other settings of the release make them."""
     settings = Settings(
         api={"authorization": "api-key"},
@@ -30,12 +36,12 @@ def other_assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "approval_retry_seconds": 3600,
         },
     )
-    return synthesize(settings, tmp_path_factory.mktemp("cdk.out"), cache=CACHE, code="other")
+    return synthesize(settings, tmp_path_factory.mktemp("cdk.out"), assets)
 
 
-@pytest.fixture(scope="session")
-def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
-    """Stand-ins: a template is made faster than the real ones are copied for it."""
-    folder = tmp_path_factory.mktemp("assets")
-    (folder / "Dockerfile").touch()
-    return Assets(functions=folder, layer=folder, processing_image=folder, code_version="test")
+def synthesize(settings: Settings, folder: Path, assets: Assets) -> Path:
+    app = cdk.App(
+        outdir=str(folder), analytics_reporting=False, builtin_cloud_formation_validation=False
+    )
+    ReleaseStack(app, "QuenchRelease", settings=settings, assets=assets)
+    return Path(app.synth().directory)
