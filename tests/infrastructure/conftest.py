@@ -1,10 +1,9 @@
 from pathlib import Path
 
-import aws_cdk as cdk
 import pytest
+from templates import synthesize
 
 from infrastructure.assets import Assets
-from infrastructure.release_stack import ReleaseStack
 from workflows.settings import Settings
 
 
@@ -37,11 +36,3 @@ def other_assembly(tmp_path_factory: pytest.TempPathFactory, assets: Assets) -> 
         },
     )
     return synthesize(settings, tmp_path_factory.mktemp("cdk.out"), assets)
-
-
-def synthesize(settings: Settings, folder: Path, assets: Assets) -> Path:
-    app = cdk.App(
-        outdir=str(folder), analytics_reporting=False, builtin_cloud_formation_validation=False
-    )
-    ReleaseStack(app, "QuenchRelease", settings=settings, assets=assets)
-    return Path(app.synth().directory)

@@ -1,6 +1,8 @@
 """Ways to make templates, and to look into them."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import aws_cdk as cdk
 from infrastructure.assets import Assets
 from infrastructure.inference_stack import InferenceStack
 from infrastructure.knowledge_stack import KnowledgeStack
+from infrastructure.release_stack import ReleaseStack
 from infrastructure.tuning_stack import TuningStack
 from workflows.settings import Settings
 
@@ -32,6 +35,29 @@ def inference_template(settings: Settings, assets: Assets, stage: str = "qa") ->
     app = cdk.App(analytics_reporting=False, builtin_cloud_formation_validation=False)
     names = {"stage": stage, "model_parameter": "/quench/model"}
     return _template(app, InferenceStack(app, "Test", settings=settings, assets=assets, **names))
+
+
+def synthesize(settings: Settings, folder: Path, assets: Assets) -> Path:
+    """The assembly of every stack."""
+    app = cdk.App(
+        outdir=str(folder), analytics_reporting=False, builtin_cloud_formation_validation=False
+    )
+    ReleaseStack(app, "QuenchRelease", settings=settings, assets=assets)
+    return Path(app.synth().directory)
+
+
+def lint(assembly: Path) -> tuple[int, str]:
+    """Exit status and output of cfn-lint over all templates."""
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).with_name("cfn-lint"), "--config-file", ROOT / ".cfnlintrc"),
+            *("--template", *assembly.rglob("*.template.json")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
 def _template(app: cdk.App, stack: cdk.Stack) -> Template:

@@ -1,16 +1,23 @@
 """Production in another account and region: who may do what on the other side."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from templates import ROOT, Template, allowed, functions, load, of_type, statements
+from templates import (
+    Template,
+    allowed,
+    functions,
+    lint,
+    load,
+    of_type,
+    statements,
+    synthesize,
+)
 from test_release_stack import kinds, one_after_another, stages
 
-from infrastructure.app import synthesize
+from infrastructure.assets import Assets
 from workflows.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -18,20 +25,20 @@ HOME, THERE = "111111111111", "222222222222"
 ASKERS = {"text_api", "rag_api", "image_api", "status_api"}
 
 
-def made_with(folder: Path, **release: str) -> Path:
+def made_with(folder: Path, assets: Assets, **release: str) -> Path:
     settings = Settings(
         account=HOME,
         region="us-east-1",
         release={"production_approval": True, **release},
         api={"guardrail": "abc1:2"},
     )
-    return synthesize(settings, folder, cache=ROOT / ".quench" / "cache", code="far")
+    return synthesize(settings, folder, assets)
 
 
 @pytest.fixture(scope="module")
-def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def assembly(tmp_path_factory: pytest.TempPathFactory, assets: Assets) -> Path:
     folder = tmp_path_factory.mktemp("cdk.out")
-    return made_with(folder, production_account=THERE, production_region="us-west-2")
+    return made_with(folder, assets, production_account=THERE, production_region="us-west-2")
 
 
 @pytest.fixture(scope="module")
@@ -182,10 +189,10 @@ def test_a_release_writes_there_and_everybody_here_may_look(
 
 
 def test_another_account_can_read_what_is_to_be_deployed(
-    templates: dict[str, Template], tmp_path: Path
+    templates: dict[str, Template], tmp_path: Path, assets: Assets
 ) -> None:
     """In another region it reads a copy, which CodePipeline makes."""
-    here = load(made_with(tmp_path, production_account=THERE))["quench-release"]
+    here = load(made_with(tmp_path, assets, production_account=THERE))["quench-release"]
     for template in (here, templates["quench-release-support-us-west-2"]):
         (key,) = of_type(template, "AWS::KMS::Key")
         assert key["EnableKeyRotation"] is True
@@ -198,8 +205,8 @@ def test_another_account_can_read_what_is_to_be_deployed(
         assert "s3:GetObject*" in policy
 
 
-def test_another_region_alone_needs_no_key(tmp_path: Path) -> None:
-    templates = load(made_with(tmp_path, production_region="us-west-2"))
+def test_another_region_alone_needs_no_key(tmp_path: Path, assets: Assets) -> None:
+    templates = load(made_with(tmp_path, assets, production_region="us-west-2"))
     assert not of_type(templates["quench-release"], "AWS::KMS::Key")
     assert trusted(roles(templates["quench-prod-access"])["quench-prod-text-api"])[0] == HOME
     named = [name for template in templates.values() for name in roles(template)]
@@ -207,13 +214,4 @@ def test_another_region_alone_needs_no_key(tmp_path: Path) -> None:
 
 
 def test_templates_have_no_lint(assembly: Path) -> None:
-    lint = subprocess.run(
-        [
-            *(Path(sys.executable).with_name("cfn-lint"), "--config-file", ROOT / ".cfnlintrc"),
-            *("--template", *assembly.rglob("*.template.json")),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (lint.returncode, lint.stdout + lint.stderr) == (0, "")
+    assert lint(assembly) == (0, "")

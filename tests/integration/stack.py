@@ -131,11 +131,11 @@ class Tuning:
             ModelPackageArn=package, ModelApprovalStatus=status
         )
 
-    def parameter(self) -> dict[str, Any]:
+    def parameter(self, name: str | None = None) -> dict[str, Any]:
+        """The value of a parameter of models; of the approved one, if none is named."""
+        name = name or self.outputs["ModelParameterName"]
         value: dict[str, Any] = json.loads(
-            self.client("ssm").get_parameter(Name=self.outputs["ModelParameterName"])["Parameter"][
-                "Value"
-            ]
+            self.client("ssm").get_parameter(Name=name)["Parameter"]["Value"]
         )
         return value
 

@@ -1,7 +1,6 @@
 """The release pipeline as deployed: an approved model goes through QA to production."""
 
 import json
-from typing import Any
 
 import pytest
 from releases import PIPELINE, Releases
@@ -33,19 +32,12 @@ def answering_model(stack: Tuning, stage: str) -> str:
     return str(reply.body["model_id"])
 
 
-def parameter(stack: Tuning, name: str) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(
-        stack.client("ssm").get_parameter(Name=name)["Parameter"]["Value"]
-    )
-    return value
-
-
 def test_an_approved_model_goes_through_qa_to_production(
     stack: Tuning, releases: Releases, released: str, terminal: CliRunner
 ) -> None:
     assert releases.everywhere() == {released}
     promoted = stack.parameter()
-    assert parameter(stack, "/quench/model-prod") == promoted
+    assert stack.parameter("/quench/model-prod") == promoted
     assert answering_model(stack, "qa") == answering_model(stack, "prod") == promoted["model_id"]
     actions = releases.actions(releases.all()[0].id)
     assert {action["status"] for action in actions.values()} == {"Succeeded"}

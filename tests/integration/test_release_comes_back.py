@@ -4,7 +4,6 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 from releases import PIPELINE, Releases
@@ -43,13 +42,6 @@ def asked_all_along(stack: Tuning) -> Iterator[list[tuple[int, str]]]:
     finally:
         ended.set()
         thread.join()
-
-
-def parameter(stack: Tuning, name: str) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(
-        stack.client("ssm").get_parameter(Name=name)["Parameter"]["Value"]
-    )
-    return value
 
 
 def test_a_model_that_cannot_answer_never_reaches_production(
@@ -154,6 +146,6 @@ def test_a_production_deployment_that_fails_leaves_production_as_it_was(
     assert set(answers) == {(200, before["model_id"])}
     assert stack.parameter() == before
     assert releases.everywhere() == {before["model_package"]}
-    assert parameter(stack, "/quench/model-prod") == before
+    assert stack.parameter("/quench/model-prod") == before
     assert "in PROD failed" in releases.package(package)["ApprovalDescription"]
     assert [r.status for r in releases.newer_than(known)] == ["Failed", "Failed"]
