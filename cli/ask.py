@@ -62,7 +62,7 @@ def chat(
 def _api(settings: Path | None, stage: str) -> Api:
     loaded = load_settings(settings)
     # Who asks production elsewhere has credentials of there: its API takes no others.
-    elsewhere = stage == "prod" and loaded.production != loaded.home
+    elsewhere = stage == "prod" and loaded.production_elsewhere
     session = boto3.Session(region_name=loaded.production.region if elsewhere else None)
     return deployed_api(stack_outputs(f"{loaded.name}-{stage}-inference", session), session)
 

@@ -111,7 +111,7 @@ def approved_model(settings: "Settings", client: Callable[..., Any]) -> str | No
 def served_model(settings: "Settings", stage: str) -> str | None:
     """The model package that a stage was deployed with."""
     session = None
-    if stage == "prod" and settings.production != settings.home:
+    if stage == "prod" and settings.production_elsewhere:
         role = stack_outputs(f"{settings.name}-promotion").get("ProductionStatusRole")
         if role is None:
             raise CommandError(

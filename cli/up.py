@@ -72,7 +72,7 @@ def running_cloud(options: UpOptions) -> Iterator[tuple["Cloud", Stacks]]:
         from workflows.settings import FILE_VARIABLE
 
     settings = load_settings(options.settings)
-    if settings.production != settings.home:
+    if settings.production_elsewhere:
         raise CommandError(
             "Production is in another account or region, and the embedded cloud has only one of "
             "each.",

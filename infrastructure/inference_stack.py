@@ -22,7 +22,7 @@ from infrastructure.stack import (
     QuenchStack,
     function_name,
 )
-from workflows.settings import Place, Settings
+from workflows.settings import Settings
 
 STAGE = "v1"
 TIMEOUT_SECONDS = 29  # the longest that API Gateway waits
@@ -62,7 +62,7 @@ class InferenceStack(QuenchStack):
 
     The model is what Parameter Store names when the stack is deployed: the template does not change
     with it, and a stage keeps the model it was deployed with. Models and index are those of home,
-    which `access` gives to a stage that is elsewhere.
+    which `access` gives to production that is elsewhere.
     """
 
     def __init__(
@@ -74,7 +74,6 @@ class InferenceStack(QuenchStack):
         assets: Assets,
         stage: str,
         model_parameter: str,
-        place: Place | None = None,
         access: AccessStack | None = None,
     ) -> None:
         super().__init__(
@@ -84,7 +83,7 @@ class InferenceStack(QuenchStack):
             assets=assets,
             name=f"{stage}-inference",
             description="Quench: answers of the base model, the tuned model and the knowledge",
-            place=place,
+            place=settings.production if access else settings.home,
         )
         self.access = access
         self.home: QuenchStack = access or self

@@ -40,7 +40,7 @@ class PromotionStack(QuenchStack):
             description="Quench: approved models on their way to the stages",
         )
         release = settings.release
-        self.elsewhere = settings.production != settings.home
+        self.elsewhere = settings.production_elsewhere
         self.approval_dead_letters = self._queue("ApprovalDeadLetters", Duration.seconds(30))
         self.approval_queue = self._queue(
             "Approvals",

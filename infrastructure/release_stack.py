@@ -26,7 +26,7 @@ from infrastructure.production_elsewhere import AccessStack, ProductionStack
 from infrastructure.promotion_stack import PromotionStack
 from infrastructure.stack import QuenchStack, environment, function_name
 from infrastructure.tuning_stack import TuningStack
-from workflows.settings import Place, Settings
+from workflows.settings import Settings
 
 ARTIFACTS_KEPT = Duration.days(30)
 PYTHON = "3.13"
@@ -54,7 +54,7 @@ class DataStage(Stage):
         KnowledgeStack(self, "Knowledge", settings=settings, assets=assets)
         PromotionStack(self, "Promotion", settings=settings, assets=assets)
         self.access: AccessStack | None = None
-        if settings.production != settings.home:
+        if settings.production_elsewhere:
             self.access = AccessStack(self, "Access", settings=settings, assets=assets)
             ProductionStack(self, "Production", settings=settings, assets=assets)
 
@@ -70,9 +70,9 @@ class InferenceStage(Stage):
         settings: Settings,
         assets: Assets,
         model_parameter: str,
-        place: Place,
         access: AccessStack | None = None,
     ) -> None:
+        place = settings.production if access else settings.home
         super().__init__(scope, construct_id, env=environment(place))
         self.inference = InferenceStack(
             self,
@@ -81,7 +81,6 @@ class InferenceStage(Stage):
             assets=assets,
             stage=construct_id.lower(),
             model_parameter=model_parameter,
-            place=place,
             access=access,
         )
 
@@ -141,12 +140,7 @@ class ReleaseStack(QuenchStack):
         release = settings.release
         data = DataStage(self, "DATA", settings=settings, assets=assets)
         qa = InferenceStage(
-            self,
-            "QA",
-            settings=settings,
-            assets=assets,
-            model_parameter=release.parameter,
-            place=settings.home,
+            self, "QA", settings=settings, assets=assets, model_parameter=release.parameter
         )
         prod = InferenceStage(
             self,
@@ -154,7 +148,6 @@ class ReleaseStack(QuenchStack):
             settings=settings,
             assets=assets,
             model_parameter=release.production_parameter,
-            place=settings.production,
             access=data.access,
         )
 

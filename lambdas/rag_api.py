@@ -50,7 +50,7 @@ index = open_index(
     environment.INDEX.dimensions,
     timeout_seconds=SEARCH_SECONDS,
     retries=0,
-    credentials=environment.ACCESS and session(environment.ACCESS).get_credentials(),
+    credentials=session(environment.ACCESS).get_credentials(),
 )
 
 

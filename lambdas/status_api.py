@@ -30,7 +30,7 @@ index = open_index(
     environment.INDEX.dimensions,
     timeout_seconds=3,
     retries=0,
-    credentials=environment.ACCESS and session(environment.ACCESS).get_credentials(),
+    credentials=session(environment.ACCESS).get_credentials(),
 )
 
 

@@ -396,9 +396,13 @@ class Settings(BaseSettings):
             release.production_account or self.account, release.production_region or self.region
         )
 
+    @property
+    def production_elsewhere(self) -> bool:
+        return self.production != self.home
+
     @model_validator(mode="after")
     def _knows_both_accounts(self) -> "Settings":
-        if self.production != self.home and not self.account:
+        if self.production_elsewhere and not self.account:
             raise ValueError(
                 "account must name this account, since release.production_account or "
                 "release.production_region puts production elsewhere, and each side names the "
