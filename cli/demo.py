@@ -308,8 +308,8 @@ class Demo:
             found = pipeline.release_since(written)
             if found is None:
                 return None
-            statuses = pipeline.statuses(found.id)
-            running = [place for place, status in statuses.items() if status == "InProgress"]
+            actions = pipeline.actions_of(found.id)
+            running = [place for place, a in actions.items() if a.status == "InProgress"]
             if running:
                 self._progress.note("release", ", ".join(sorted(running)))
             after = self._served_before if found.running else self._served_models()
@@ -323,16 +323,18 @@ class Demo:
                         name=stage.upper(),
                         model_before=self._served_before[stage],
                         model_after=model,
-                        system_tests=statuses.get(f"{stage.upper()}/SystemTests"),
+                        system_tests=action.status if action else None,
                     )
                     for stage, model in after.items()
+                    for action in [actions.get(f"{stage.upper()}/SystemTests")]
                 ],
             )
             return None if found.running else found
 
         execution = self._wait("the release to end", ended, math.inf)
         if execution.status != "Succeeded":
-            failed = next((a for a in pipeline.actions() if a.status == "Failed"), None)
+            actions = pipeline.actions_of(execution.id).values()
+            failed = next((a for a in actions if a.status == "Failed"), None)
             raise CommandError(
                 f"The release {execution.id} {execution.status.lower()}"
                 + (f" in {failed.place}: {failed.message}" if failed else "."),

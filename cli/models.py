@@ -1,7 +1,7 @@
 """`quench models`: which model each stage serves, and the way back to the one before."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.errors import CommandError
-from cli.stacks import aws_errors, stack_outputs
+from cli.stacks import NotDeployedError, aws_errors, stack_outputs
 from cli.synth import load_settings
 from lambdas.access import Access
 from lambdas.access import session as session_as
@@ -44,13 +44,18 @@ def list_models(settings: Path | None, console: Console) -> None:
     """Every registered model, newest first, with the stages that serve it."""
     loaded = load_settings(settings)
     with aws_errors():
-        approved = approved_model(loaded, boto3.client)
-        served = {stage: served_model(loaded, stage) for stage in STAGES}
+        approved = approved_model(loaded)
+        served, missing = {}, {}
+        for stage in STAGES:
+            try:
+                served[stage] = served_model(loaded, stage)
+            except NotDeployedError as error:
+                missing[stage] = str(error)
         versions = list(_versions(f"{loaded.name}-models"))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("version", "registered", "status", "serves", "base model"):
         table.add_column(name, no_wrap=True)
-    table.add_column("", overflow="fold")
+    table.add_column("description", overflow="fold")
     for version in versions:
         stages = [stage.upper() for stage, package in served.items() if package == version.arn]
         if approved == version.arn and not stages:
@@ -70,6 +75,8 @@ def list_models(settings: Path | None, console: Console) -> None:
     for stage, package in served.items():
         if package is None:
             console.print(f"[bold]{stage.upper()}[/] serves the base model only.")
+    for stage, why in missing.items():
+        console.print(f"[bold]{stage.upper()}[/] serves nothing yet. {why}", soft_wrap=True)
     if len(set(served.values())) > 1:
         console.print(
             "The stages differ: a release is under way, or failed (quench release status)."
@@ -95,26 +102,32 @@ def rollback(settings: Path | None, console: Console) -> None:
             str(payload.get("errorMessage", payload)), f"Its log group is /aws/lambda/{function}"
         )
     console.print(
-        f"{_name(payload['from'])} gives way to {_name(payload['to'])}.\n"
+        f"{model_name(payload['from']).capitalize()} gives way to {model_name(payload['to'])}.\n"
         f"Release {payload['release']} brings it to the stages: quench release status",
         soft_wrap=True,
     )
 
 
-def approved_model(settings: "Settings", client: Callable[..., Any]) -> str | None:
-    """The model package that the parameter names."""
-    name = settings.release.parameter
-    value = client("ssm").get_parameter(Name=name)["Parameter"]["Value"]
+def approved_model(settings: "Settings") -> str | None:
+    """The model package that the parameter names. Raises NotDeployedError before there is one."""
+    name, ssm = settings.release.parameter, boto3.client("ssm")
+    try:
+        value = ssm.get_parameter(Name=name)["Parameter"]["Value"]
+    except ssm.exceptions.ParameterNotFound as error:
+        raise NotDeployedError(
+            f"There is no parameter {name} in {ssm.meta.region_name}.",
+            "The first release makes it, in its stage DATA: quench release status",
+        ) from error
     return _package(value)
 
 
 def served_model(settings: "Settings", stage: str) -> str | None:
-    """The model package that a stage was deployed with."""
+    """The model package that a stage was deployed with. Raises NotDeployedError before it was."""
     session = None
     if stage == "prod" and settings.production_elsewhere:
         role = stack_outputs(f"{settings.name}-promotion").get("ProductionStatusRole")
         if role is None:
-            raise CommandError(
+            raise NotDeployedError(
                 "Production is elsewhere by the settings, but no release has brought it there yet.",
                 "See where the release is: quench release status",
             )
@@ -145,6 +158,7 @@ def _versions(group: str) -> Iterator[Version]:
             )
 
 
-def _name(served: dict[str, Any]) -> str:
+def model_name(served: Mapping[str, Any]) -> str:
+    """What people call a parameter's value."""
     package: str | None = served["model_package"]
-    return f"Model version {package.rpartition('/')[2]}" if package else "the base model"
+    return f"model version {package.rpartition('/')[2]}" if package else "the base model"

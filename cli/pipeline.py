@@ -1,24 +1,30 @@
 """The deployed release pipeline, as those see it who wait for a release."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+
+from cli.errors import CommandError
 
 CLOCKS_DIFFER = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
 class Action:
-    """What an action of a stage did last; `token` answers an approval that waits."""
+    """What an action of a stage did, last or in an execution.
+
+    `token` answers an approval that waits; `outputs` are variables for later actions.
+    """
 
     stage: str
     name: str
     status: str  # "" before it ever ran
     changed: datetime | None
-    execution: str
     message: str = ""
+    execution: str = ""  # which is in the stage now
     token: str = ""
+    outputs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -44,7 +50,7 @@ class ReleasePipeline:
         self._codepipeline = client("codepipeline")
 
     def actions(self) -> list[Action]:
-        """Every action of the pipeline, in order, as it ran last."""
+        """Every action of the pipeline, in order, as it ran last in whatever execution."""
         state = self._codepipeline.get_pipeline_state(name=self.name)
         return [
             _action(stage, action)
@@ -61,22 +67,24 @@ class ReleasePipeline:
         ]
 
     def release_since(self, written: datetime) -> Execution | None:
-        """The newest execution that began when a parameter had been written, and so reads it."""
-        for execution in self.executions():
-            if execution.started >= written - CLOCKS_DIFFER:
-                return execution
-        return None
+        """The first execution that began when a parameter had been written, and so reads it.
 
-    def statuses(self, execution: str) -> dict[str, str]:
-        """How the actions of an execution stand, by `stage/action`; those that began."""
+        One that a later one took the place of does not count: as when the pipeline updated itself.
+        """
+        since = [e for e in self.executions() if e.started >= written - CLOCKS_DIFFER]
+        deciding = [e for e in since if e.status not in ("Cancelled", "Superseded")]
+        return next(reversed(deciding or since), None)
+
+    def actions_of(self, execution: str) -> dict[str, Action]:
+        """The actions that began in an execution, by place, as each ran last."""
         pages = self._codepipeline.get_paginator("list_action_executions").paginate(
             pipelineName=self.name, filter={"pipelineExecutionId": execution}
         )
-        found: dict[str, str] = {}
+        found: dict[str, Action] = {}
         for page in pages:
             for detail in page["actionExecutionDetails"]:  # newest first: a retry counts
-                place = f"{detail['stageName']}/{detail['actionName']}"
-                found.setdefault(place, detail["status"])
+                action = _action_of(detail)
+                found.setdefault(action.place, action)
         return found
 
     def answer(self, approval: Action, approved: bool, summary: str) -> None:
@@ -90,13 +98,23 @@ class ReleasePipeline:
         )
 
     def retry(self, stage: str, execution: str) -> None:
-        """Run the failed actions of a stage again."""
-        self._codepipeline.retry_stage_execution(
-            pipelineName=self.name,
-            stageName=stage,
-            pipelineExecutionId=execution,
-            retryMode="FAILED_ACTIONS",
-        )
+        """Run the failed actions of a stage again. Raises CommandError if that cannot be."""
+        refusals = self._codepipeline.exceptions
+        try:
+            self._codepipeline.retry_stage_execution(
+                pipelineName=self.name,
+                stageName=stage,
+                pipelineExecutionId=execution,
+                retryMode="FAILED_ACTIONS",
+            )
+        except (
+            refusals.StageNotRetryableException,
+            refusals.NotLatestPipelineExecutionException,
+        ) as error:
+            raise CommandError(
+                f"{stage} cannot run again in {execution}: {error.response['Error']['Message']}",
+                f"Release anew: aws codepipeline start-pipeline-execution --name {self.name}",
+            ) from error
 
 
 def _action(stage: Mapping[str, Any], action: Mapping[str, Any]) -> Action:
@@ -106,7 +124,22 @@ def _action(stage: Mapping[str, Any], action: Mapping[str, Any]) -> Action:
         name=action["actionName"],
         status=latest.get("status", ""),
         changed=latest.get("lastStatusChange"),
-        execution=stage.get("latestExecution", {}).get("pipelineExecutionId", ""),
         message=latest.get("errorDetails", {}).get("message") or latest.get("summary", ""),
+        execution=stage.get("latestExecution", {}).get("pipelineExecutionId", ""),
         token=latest.get("token", ""),
+    )
+
+
+def _action_of(detail: Mapping[str, Any]) -> Action:
+    output = detail.get("output", {})
+    result = output.get("executionResult", {})
+    return Action(
+        stage=detail["stageName"],
+        name=detail["actionName"],
+        status=detail["status"],
+        changed=detail.get("lastUpdateTime"),
+        message=result.get("errorDetails", {}).get("message")
+        or result.get("externalExecutionSummary", ""),
+        execution=detail["pipelineExecutionId"],
+        outputs=output.get("outputVariables", {}),
     )

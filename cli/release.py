@@ -1,5 +1,7 @@
 """`quench release`: where the release pipeline stands, and what a person can do about it."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import boto3
@@ -8,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.errors import CommandError
-from cli.pipeline import Action, ReleasePipeline
+from cli.models import model_name
+from cli.pipeline import Action, Execution, ReleasePipeline
 from cli.stacks import aws_errors, stack_outputs
 from cli.synth import load_settings
 
@@ -16,14 +19,11 @@ STYLES = {"Succeeded": "green", "Failed": "red", "InProgress": "cyan"}
 
 
 def status(settings: Path | None, console: Console) -> None:
-    """Show the pipeline's newest execution, and every action as it ran last."""
+    """Show the pipeline's newest execution, and what each action did in it, or did last."""
     with aws_errors():
         pipeline = _pipeline(settings)
-        executions, actions = pipeline.executions(), pipeline.actions()
-    if not executions:
-        console.print(f"{pipeline.name} has not run yet.", soft_wrap=True)
-        return
-    newest = executions[0]
+        newest = _newest(pipeline)
+        actions, own = pipeline.actions(), pipeline.actions_of(newest.id)
     console.print(
         Text.assemble(
             (pipeline.name, "bold"),
@@ -33,10 +33,14 @@ def status(settings: Path | None, console: Console) -> None:
         ),
         soft_wrap=True,
     )
-    console.print(table(actions, newest.id))
+    console.print(table(actions, own))
     if approval := _waiting(actions):
-        console.print(f"{approval.place} waits: quench release approve, or approve --reject")
-    elif failed := _failed(actions):
+        whose = "" if approval.execution == newest.id else f" in {approval.execution}, before this"
+        console.print(
+            f"{approval.place} waits{whose}: quench release approve, or approve --reject",
+            soft_wrap=True,
+        )
+    elif newest.status == "Failed" and (failed := _failed(own)):
         console.print(f"{failed.place} failed. To run it again: quench release retry")
 
 
@@ -49,40 +53,41 @@ def approve(settings: Path | None, reject: bool, comment: str, console: Console)
             raise CommandError(
                 f"No approval waits in {pipeline.name}.", "See where it is: quench release status"
             )
+        model = _tested_model(pipeline.actions_of(approval.execution))
         pipeline.answer(approval, not reject, comment)
+        newest = _newest(pipeline)
     done = "rejected: the release ends here" if reject else "approved: the release goes on"
-    console.print(f"{approval.place} {done}.", soft_wrap=True)
+    console.print(f"{approval.place} {done}, with {model} ({approval.execution}).", soft_wrap=True)
+    if newest.id != approval.execution:
+        console.print(f"A newer release comes after it: {newest.id}", soft_wrap=True)
 
 
 def retry(settings: Path | None, console: Console) -> None:
-    """Run the failed actions again, or release once more. Raises CommandError if all is well."""
+    """Run again what failed in the newest release. Raises CommandError if it has not failed."""
     with aws_errors():
         pipeline = _pipeline(settings)
-        failed = _failed(pipeline.actions())
-        if failed is None:
+        newest = _newest(pipeline)
+        failed = _failed(pipeline.actions_of(newest.id))
+        if newest.status != "Failed" or failed is None:
             raise CommandError(
-                f"Nothing of {pipeline.name} has failed.", "See where it is: quench release status"
+                f"The newest release, {newest.id}, has not failed: it is {newest.status}.",
+                "See where it is: quench release status",
             )
-        newest = pipeline.executions()[0]
-        if failed.execution == newest.id:
-            pipeline.retry(failed.stage, failed.execution)
-            console.print(f"{failed.place} runs again in {failed.execution}.", soft_wrap=True)
-        else:
-            console.print(
-                f"{newest.id} came after the release that failed in {failed.place}; it decides.",
-                soft_wrap=True,
-            )
+        pipeline.retry(failed.stage, newest.id)
+    console.print(f"{failed.place} runs again in {newest.id}.", soft_wrap=True)
 
 
-def table(actions: list[Action], execution: str) -> Table:
-    """A line for each action; what an earlier release did is dimmed."""
+def table(actions: list[Action], own: Mapping[str, Action]) -> Table:
+    """A line for each action, as it is in an execution of its own; else dimmed, as it ran last."""
     shown = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("stage", "action", "status", "changed"):
         shown.add_column(name, no_wrap=True)
     shown.add_column("", overflow="fold")
     stage = ""
     for action in actions:
-        style = STYLES.get(action.status, "yellow") if action.execution == execution else "dim"
+        here = own.get(action.place)
+        action = here or action
+        style = STYLES.get(action.status, "yellow") if here else "dim"
         shown.add_row(
             "" if action.stage == stage else action.stage,
             action.name,
@@ -99,10 +104,25 @@ def _pipeline(settings: Path | None) -> ReleasePipeline:
     return ReleasePipeline(outputs["ReleasePipelineName"], boto3.client)
 
 
+def _newest(pipeline: ReleasePipeline) -> Execution:
+    if not (executions := pipeline.executions()):
+        raise CommandError(
+            f"{pipeline.name} has not run yet.",
+            f"Start it: aws codepipeline start-pipeline-execution --name {pipeline.name}",
+        )
+    return executions[0]
+
+
 def _waiting(actions: list[Action]) -> Action | None:
     return next((a for a in actions if a.token and a.status == "InProgress"), None)
 
 
-def _failed(actions: list[Action]) -> Action | None:
-    """The last of those that failed: what failed before it was passed by a later release."""
-    return next((a for a in reversed(actions) if a.status == "Failed"), None)
+def _failed(actions: Mapping[str, Action]) -> Action | None:
+    return next((a for a in actions.values() if a.status == "Failed"), None)
+
+
+def _tested_model(actions: Mapping[str, Action]) -> str:
+    """What an execution deployed QA with, by name."""
+    values = (a.outputs["ServedModel"] for a in actions.values() if "ServedModel" in a.outputs)
+    value = next(values, None)
+    return model_name(json.loads(value)) if value else "a model that it does not tell"

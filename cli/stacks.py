@@ -13,6 +13,20 @@ from botocore.exceptions import (
 
 from cli.errors import CommandError
 
+# In these states a stack has no outputs.
+NEVER_DEPLOYED = {
+    "REVIEW_IN_PROGRESS",
+    "CREATE_IN_PROGRESS",
+    "CREATE_FAILED",
+    "ROLLBACK_IN_PROGRESS",
+    "ROLLBACK_FAILED",
+    "ROLLBACK_COMPLETE",
+}
+
+
+class NotDeployedError(CommandError):
+    """What is asked for comes with a deployment that was not made, or not yet."""
+
 
 @contextmanager
 def aws_errors() -> Iterator[None]:
@@ -32,15 +46,20 @@ def aws_errors() -> Iterator[None]:
 
 
 def stack_outputs(name: str, session: boto3.Session | None = None) -> dict[str, str]:
-    """The outputs of a stack, by key. Raises CommandError if there is none of that name."""
+    """The outputs of a stack, by key. Raises NotDeployedError before it was made whole."""
     client = (session or boto3).client("cloudformation")
     try:
         (stack,) = client.describe_stacks(StackName=name)["Stacks"]
     except ClientError as error:
         if error.response["Error"]["Code"] != "ValidationError":
             raise
-        raise CommandError(
+        raise NotDeployedError(
             f"There is no stack {name} in {client.meta.region_name}.",
             "Deploy it first, or name the settings that it was deployed with (--settings).",
         ) from error
+    if (status := stack["StackStatus"]) in NEVER_DEPLOYED:
+        raise NotDeployedError(
+            f"The stack {name} was not made yet: it is {status}.",
+            "Wait until it is, or see in CloudFormation why it failed.",
+        )
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}

@@ -120,7 +120,10 @@ class PromotionStack(QuenchStack):
         return function
 
     def _release_model(self) -> lambda_.Function:
-        environment = {"PRODUCTION_PARAMETER": self.released.parameter_name}
+        environment = {
+            "MODEL_PARAMETER": self.approved.parameter_name,
+            "PRODUCTION_PARAMETER": self.released.parameter_name,
+        }
         if self.elsewhere:
             environment["INDEX_PARAMETER"] = self.index_parameter
             environment["PRODUCTION_ACCESS"] = json.dumps(self._production_access(release_role))
@@ -130,6 +133,7 @@ class PromotionStack(QuenchStack):
             environment,
             role_name=function_name(self.prefix, "release_model") if self.elsewhere else None,
         )
+        self._allow(function, "ssm", ("GetParameter",), [self.approved.parameter_arn])
         self.released.grant_read(function)
         self.released.grant_write(function)
         if self.elsewhere:

@@ -259,7 +259,9 @@ class ReleaseStack(QuenchStack):
         if not self.settings.release.production_approval:
             return [release_model]
         approval = pipelines.ManualApprovalStep(
-            "ApproveProduction", comment="QA's system tests passed. Deploy to production?"
+            "ApproveProduction",
+            comment="QA's system tests passed. Deploy to production?",
+            notification_topic=self.alarm_topic,
         )
         release_model.add_step_dependency(approval)
         return [approval, release_model]

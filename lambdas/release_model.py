@@ -20,6 +20,7 @@ MESSAGE_LIMIT = 5000  # characters of a failure's message
 
 
 class Environment(BaseModel):
+    MODEL_PARAMETER: str = Field(min_length=1)
     PRODUCTION_PARAMETER: str = Field(min_length=1)
     # if production is elsewhere: how to reach it, and the index that it is to have
     PRODUCTION_ACCESS: Json[Access] | None = None
@@ -57,6 +58,10 @@ class UnusableJobError(Exception):
     """The action's user parameters are not the model that QA was deployed with."""
 
 
+class TakenBackError(Exception):
+    """The model was taken back after QA was deployed with it."""
+
+
 environment = read_environment(Environment)
 logger = Logger()
 
@@ -92,15 +97,24 @@ def release(job: Job) -> str:
     Raises
     ------
     UnusableJobError, UnusableParameterError
-        If job or parameter do not hold a served model; the parameter stays as it is.
+        If job or parameters do not hold a served model.
+    TakenBackError
+        If an earlier model is to be released instead. In either case nothing is written.
     """
     try:
         data = JobData.model_validate(job.data)
     except ValidationError as error:
         raise UnusableJobError(
-            f"UserParameters must be the output Model of the QA stack: {explain(error)}"
+            f"UserParameters must be the output ServedModel of the QA stack: {explain(error)}"
         ) from error
     model = data.actionConfiguration.configuration.UserParameters
+    approved = read(environment.MODEL_PARAMETER)
+    # One approved later passes QA by a release of its own; this one was tested, and goes on.
+    if approved and model.is_later_than(approved.model):
+        raise TakenBackError(
+            f"{model.name} was taken back since QA was deployed with it: {approved.model.name} is"
+            " to be released instead"
+        )
     stored = read(environment.PRODUCTION_PARAMETER)
     outcome = f"production was to have {model.name} already"
     if stored is None or stored.model != model:

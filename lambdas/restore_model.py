@@ -43,6 +43,7 @@ _NEVER_DEPLOYED = {
     "ROLLBACK_FAILED",
     "ROLLBACK_COMPLETE",
 }
+_ENDED_EARLY = {"Failed", "Stopped", "Cancelled"}
 _BEING_DEPLOYED = {"CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"}
 
 
@@ -155,7 +156,7 @@ def handle_failure(failed: StageDetail) -> str:
     started = find_start(failed.execution_id)
     current = model_in_use()
     serves = read_production(started)
-    decision = decide(started, current.modified, same=current.model == serves)
+    decision = decide(started, current.modified, same=current.model.answers_as(serves))
     if decision is Decision.KEEP:
         outcome = (
             f"The model stays: production serves {serves.name} as well, so the release failed for"
@@ -163,7 +164,9 @@ def handle_failure(failed: StageDetail) -> str:
         )
     elif decision is Decision.RESTORE:
         refused = current.model
-        reject(refused, why)
+        # An earlier one is what a rollback goes back to: it was good once, and may be tried again.
+        if refused.is_later_than(serves):
+            reject(refused, why)
         current = replace(environment.MODEL_PARAMETER, serves)
         release = start_release(environment.RELEASE_PIPELINE, current)
         outcome = (
@@ -176,6 +179,8 @@ def handle_failure(failed: StageDetail) -> str:
             f"The model has changed since this release started. Release {release} deploys QA with"
             f" {current.model.name}; production serves {serves.name} until it succeeds."
         )
+        if find_status(release) in _ENDED_EARLY:
+            outcome += " It has ended already: run it again (quench release retry)."
     notify(f"Release failed in {failed.stage}", why, outcome)
     return outcome
 
@@ -245,6 +250,12 @@ def executions() -> Iterator[dict[str, Any]]:
         yield from page["pipelineExecutionSummaries"]
 
 
+def find_status(execution_id: str) -> str | None:
+    """How the execution stands; None while it is not listed."""
+    found = (e["status"] for e in executions() if e["pipelineExecutionId"] == execution_id)
+    return next(found, None)
+
+
 def find_start(execution_id: str) -> datetime:
     """When the execution started. Raises UnknownExecutionError."""
     for execution in executions():
@@ -304,9 +315,15 @@ def read_production(started: datetime) -> ServedModel:
 
 
 def read_intended(at: datetime) -> ServedModel:
-    """What production was to have at a time. Raises UnusableParameterError."""
-    history = read_history(environment.PRODUCTION_PARAMETER)
-    return next((s.model for s in reversed(history) if s.modified < at), NOTHING_APPROVED)
+    """What production was to have at a time, and was not refused since.
+
+    Raises UnusableParameterError.
+    """
+    for stored in reversed(read_history(environment.PRODUCTION_PARAMETER)):
+        package = stored.model.model_package
+        if stored.modified < at and (package is None or approval_status(package) == "Approved"):
+            return stored.model
+    return NOTHING_APPROVED
 
 
 # Because somebody asks
@@ -395,7 +412,7 @@ def model_in_use() -> Stored:
     stored = settle(environment.MODEL_PARAMETER)
     if stored is None:
         raise UnusableParameterError(
-            f"parameter {environment.MODEL_PARAMETER} does not exist: deploy the tuning stack"
+            f"parameter {environment.MODEL_PARAMETER} does not exist: deploy the promotion stack"
         )
     return stored
 

@@ -45,6 +45,10 @@ class ServedModel(BaseModel):
             return False
         return other.approved_at is None or self.approved_at > other.approved_at
 
+    def answers_as(self, other: "ServedModel") -> bool:
+        """Whether it is the same model by the same id, whenever it was approved."""
+        return (self.model_package, self.model_id) == (other.model_package, other.model_id)
+
 
 NOTHING_APPROVED = ServedModel(
     model_id=None, base_model=None, custom_model=None, model_package=None, approved_at=None
@@ -124,7 +128,7 @@ def settle(name: str) -> Stored | None:
         If the parameter does not hold a served model; it stays as it is.
     """
     while history := read_history(name):
-        model = in_force((stored.model for stored in history), cache(is_approved))
+        model = in_force((stored.model for stored in history), cache(can_serve))
         if model == history[-1].model:
             return history[-1]
         logger.warning(f"{history[-1].model.name} gives way to {model.name}, approved later")
@@ -142,24 +146,27 @@ def replace(name: str, model: ServedModel) -> Stored:
 
 
 def in_force(
-    history: Iterable[ServedModel], is_approved: Callable[[ServedModel], bool]
+    history: Iterable[ServedModel], can_serve: Callable[[ServedModel], bool]
 ) -> ServedModel:
     """What the parameter should hold after these values, oldest first.
 
-    Each value replaces the one in force, unless that one was approved later and still is approved:
+    Each value replaces the one in force, unless that one was approved later and still can serve:
     then its writer had read the parameter too early. It needs all values, for what such a writer
     overwrote may be older still: of three that raced, the last two may be wrong.
     """
     model = NOTHING_APPROVED
     for value in history:
-        if not (model.is_later_than(value) and is_approved(model)):
+        if not (model.is_later_than(value) and can_serve(model)):
             model = value
     return model
 
 
-def is_approved(model: ServedModel) -> bool:
-    """Whether the registry has its package, approved."""
-    return model.model_package is not None and approval_status(model.model_package) == "Approved"
+def can_serve(model: ServedModel) -> bool:
+    """Whether its package is still approved, and the model invoked as when it was."""
+    if not (model.model_package and model.custom_model and model.model_id):
+        return False
+    approved = approval_status(model.model_package) == "Approved"
+    return approved and model.model_id in serving_arns(model.custom_model)
 
 
 def approval_status(model_package: str) -> str | None:

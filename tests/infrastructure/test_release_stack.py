@@ -115,6 +115,10 @@ def test_production_gets_what_qa_served_once_somebody_agrees(
     assert one_after_another(actions)
     approval, release_model, deploy = actions
     assert approval["ActionTypeId"]["Provider"] == "Manual"
+    topic = approval["Configuration"]["NotificationArn"]["Ref"]
+    release = templates["quench-release"]
+    assert release["Resources"][topic]["Type"] == "AWS::SNS::Topic"
+    assert topic in resources_of(release, "sns:Publish")
     qa = stages(templates)["QA"][0]
     told = release_model["Configuration"]["UserParameters"]
     assert told == f"#{{{qa['Namespace']}.ServedModel}}"

@@ -54,7 +54,13 @@ def test_a_pipeline_updates_itself_and_asks_before_production(
     releases.approve(later)
     until(lambda: releases.served("qa") == later, "QA to get the later one", patience=400)
     assert releases.served("prod") is None
-    assert terminal.invoke(app, ["release", "approve"]).exit_code == 0
+    newest, oldest = [release.id for release in releases.all()[:2]]
+    status = terminal.invoke(app, ["release", "status"]).output
+    assert f"ApproveProduction waits in {oldest}, before this" in status, status
+    approved = terminal.invoke(app, ["release", "approve"])
+    assert approved.exit_code == 0, approved.output
+    assert f"with model version 1 ({oldest})" in approved.output
+    assert f"A newer release comes after it: {newest}" in approved.output
     until(lambda: releases.served("prod") == qa, "production to get the first", patience=400)
     second = until(
         lambda: (

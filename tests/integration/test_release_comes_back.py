@@ -73,6 +73,9 @@ def test_a_model_that_cannot_answer_never_reaches_production(
     assert releases.everywhere() == {released}
     listed = terminal.invoke(app, ["models", "list"]).output
     assert "SystemTests in QA failed" in " ".join(listed.split()), listed
+    again = terminal.invoke(app, ["release", "retry"])
+    assert again.exit_code == 1
+    assert f"{restoring.id}, has not failed: it is Succeeded" in again.output
 
 
 def test_rollback_releases_the_model_before(
@@ -115,7 +118,7 @@ def test_a_release_that_fails_without_a_new_model_takes_none_back(
 
 
 def test_a_production_deployment_that_fails_leaves_production_as_it_was(
-    stack: Tuning, releases: Releases, released: str
+    stack: Tuning, releases: Releases, released: str, terminal: CliRunner
 ) -> None:
     """Something in production's template fails once other things of the stack are updated.
 
@@ -154,4 +157,8 @@ def test_a_production_deployment_that_fails_leaves_production_as_it_was(
     assert releases.everywhere() == {before["model_package"]}
     assert stack.parameter("/quench/model-prod") == before
     assert "in PROD failed" in releases.package(package)["ApprovalDescription"]
-    assert [r.status for r in releases.newer_than(known)] == ["Failed", "Failed"]
+    restoring, failed = releases.newer_than(known)
+    assert (restoring.status, failed.status) == ("Failed", "Failed")
+    again = terminal.invoke(app, ["release", "retry"])
+    assert f"{PROD_DEPLOY} runs again in {restoring.id}" in again.output
+    assert releases.settled()[0].status == "Failed"

@@ -336,14 +336,31 @@ def test_what_a_killed_writer_overwrote_comes_back_when_its_event_does(
     later = PROMOTED | {"model_package": OTHER, "approved_at": "2026-11-20T12:30:01Z"}
     for value in (later, PROMOTED):
         ssm.put_parameter(Name=PARAMETER, Value=json.dumps(value), Overwrite=True)
-    expect_package(sagemaker, arn=OTHER)
-    expect_package(sagemaker, arn=OTHER)
+    for _ in range(2):
+        expect_package(sagemaker, arn=OTHER)
+        expect_deployments(bedrock, DEPLOYMENT)
     expect_package(sagemaker)
     tokens = expect_release()
     assert failed(function.handler(read_event("sqs_model_approved"), context)) == []
     assert parameter(ssm) == later
     assert version(ssm) == 4
     assert len(tokens) == 1
+
+
+def test_a_model_that_was_rolled_back_and_lost_its_capacity_waits_for_it_when_approved_again(
+    function, sagemaker, bedrock, ssm, read_event, context
+):
+    rolled_back = PROMOTED | {"approved_at": "2026-11-20T12:10:00Z"}
+    before = PROMOTED | {"model_package": OTHER, "approved_at": "2026-11-20T12:00:00Z"}
+    for value in (before, rolled_back, before):
+        ssm.put_parameter(Name=PARAMETER, Value=json.dumps(value), Overwrite=True)
+    event = read_event("sqs_model_approved")
+    for _ in range(2):
+        expect_package(sagemaker)
+        expect_deployments(bedrock)
+    assert failed(function.handler(event, context)) == [event["Records"][0]["messageId"]]
+    assert parameter(ssm) == before
+    assert version(ssm) == 4
 
 
 def test_a_copy_of_the_approval_after_a_restoration_is_ignored(

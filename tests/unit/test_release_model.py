@@ -8,13 +8,13 @@ from botocore.stub import ANY
 
 from lambdas import clients
 
-PARAMETER = "/quench/model-prod"
+APPROVED, PARAMETER = "/quench/model", "/quench/model-prod"
 JOB = "c0d76431-b0e7-4f5a-97e3-e8ee786eb6f6"
 
 
 @pytest.fixture
 def function(load_function):
-    return load_function("release_model", PRODUCTION_PARAMETER=PARAMETER)
+    return load_function("release_model", MODEL_PARAMETER=APPROVED, PRODUCTION_PARAMETER=PARAMETER)
 
 
 @pytest.fixture
@@ -96,6 +96,32 @@ def test_the_base_model_goes_to_production(function, codepipeline, ssm, event, c
     assert json.loads(ssm.get_parameter(Name=PARAMETER)["Parameter"]["Value"]) == nothing
 
 
+@pytest.mark.parametrize("back_to", ["an earlier model", "the base model"])
+def test_a_model_that_was_taken_back_does_not_go_to_production(
+    function, codepipeline, ssm, event, context, back_to
+):
+    """A rollback while its release waits between QA and production."""
+    model = json.loads(configuration(event)["UserParameters"])
+    earlier = model | {"model_package": "version/1", "approved_at": "2020-01-01T00:00:00Z"}
+    value = earlier if back_to == "an earlier model" else dict.fromkeys(model)
+    ssm.put_parameter(Name=APPROVED, Value=json.dumps(value), Type="String")
+    message = expect_failure(codepipeline)
+    function.handler(event, context)
+    assert f"{model['model_package']} was taken back" in message.text
+    assert not ssm.describe_parameters(ParameterFilters=[{"Key": "Name", "Values": [PARAMETER]}])[
+        "Parameters"
+    ]
+
+
+def test_a_model_passes_though_a_later_one_is_approved(function, codepipeline, ssm, event, context):
+    model = json.loads(configuration(event)["UserParameters"])
+    later = model | {"model_package": "version/9", "approved_at": "2126-01-01T00:00:00Z"}
+    ssm.put_parameter(Name=APPROVED, Value=json.dumps(later), Type="String")
+    expect_success(codepipeline)
+    function.handler(event, context)
+    assert json.loads(ssm.get_parameter(Name=PARAMETER)["Parameter"]["Value"]) == model
+
+
 @pytest.mark.parametrize(
     ("parameters", "told"),
     [
@@ -113,7 +139,7 @@ def test_what_is_no_model_fails_the_job(
         configuration(event)["UserParameters"] = parameters
     message = expect_failure(codepipeline)
     function.handler(event, context)
-    assert "UserParameters must be the output Model of the QA stack" in message.text
+    assert "UserParameters must be the output ServedModel of the QA stack" in message.text
     assert told in message.text
     assert "job failed" in caplog.text
     assert "a secret" not in caplog.text
@@ -148,6 +174,7 @@ def test_production_elsewhere_gets_model_and_index_there(
     role = "arn:aws:iam::222222222222:role/quench-prod-release"
     function = load_function(
         "release_model",
+        MODEL_PARAMETER=APPROVED,
         PRODUCTION_PARAMETER=PARAMETER,
         PRODUCTION_ACCESS=json.dumps({"role": role, "region": "us-west-2"}),
         INDEX_PARAMETER="/quench/index",

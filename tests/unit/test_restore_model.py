@@ -151,9 +151,9 @@ class Services:
             self.execution(execution, ago=timedelta(0))
         return {"pipelineExecutionId": self.tokens[clientRequestToken]}
 
-    def execution(self, execution_id, ago=HOUR):
+    def execution(self, execution_id, ago=HOUR, status="InProgress"):
         started = datetime.now(UTC) - ago
-        summary = {"pipelineExecutionId": execution_id, "startTime": started}
+        summary = {"pipelineExecutionId": execution_id, "startTime": started, "status": status}
         self.executions.insert(0, summary)
 
 
@@ -348,6 +348,35 @@ def test_production_that_is_being_moved_gets_no_model_that_fails(
     assert services.status[B.model_package] == "Rejected"
 
 
+def test_production_that_cannot_be_made_is_not_given_one_model_after_the_other(
+    function, services, event, context
+):
+    """Every release fails there, also the one that brings QA back."""
+    put(BASE, A, B)
+    put(BASE, A, name=PRODUCTION_PARAMETER)
+    services.execution(EXECUTION)
+    write(PRODUCTION_PARAMETER, B)
+    function.handler(event, context)
+    services.executions[0]["pipelineExecutionId"] = EXECUTION
+    write(PRODUCTION_PARAMETER, A)
+    function.handler(event, context)
+    assert versions() == [BASE, A, B, A]
+    assert services.status[A.model_package] == "Approved"
+    assert len(services.tokens) == 1
+
+
+def test_what_production_serves_and_was_approved_again_is_not_taken_back(
+    function, services, messages, event, context
+):
+    put(A, B, B.model_copy(update={"approved_at": C.approved_at}))
+    deploy_production(B.model_dump_json())
+    services.execution(EXECUTION)
+    function.handler(event, context)
+    assert len(versions()) == 3
+    assert services.status[B.model_package] == "Approved"
+    assert "The model stays: production serves" in messages()[0]["Message"]
+
+
 def test_a_release_that_failed_with_what_production_serves_takes_nothing_back(
     function, services, messages, event, context
 ):
@@ -369,7 +398,22 @@ def test_a_later_approval_is_left_to_its_own_release(function, services, message
     function.handler(event, context)
     assert versions() == [A, B, C]
     assert services.status[C.model_package] == "Approved"
-    assert "The model has changed since this release started" in messages()[0]["Message"]
+    told = messages()[0]["Message"]
+    assert "The model has changed since this release started" in told
+    assert "ended already" not in told
+
+
+def test_a_later_approval_whose_release_has_failed_is_to_be_run_again(
+    function, services, messages, event, context
+):
+    put(A, B)
+    deploy_production(A.model_dump_json())
+    services.execution(EXECUTION, ago=3 * HOUR)
+    function.handler(event, context)
+    services.executions[0]["status"] = "Failed"
+    function.handler(event, context)
+    told = [message["Message"] for message in messages()]
+    assert ["ended already: run it again" in text for text in told] == [False, True]
 
 
 def test_a_rejection_by_hand_keeps_its_description(function, services, event, context):
@@ -616,7 +660,10 @@ def test_an_approval_during_the_rollback_is_in_force(function, services, context
 
 
 def test_a_failed_rollback_keeps_production(function, services, event, context):
-    """The model that was rolled back to fails in QA: production goes on with the other one."""
+    """The model that was rolled back to fails in QA: production goes on with the other one.
+
+    It may have failed for another reason, so the rollback can be tried again.
+    """
     put(A, B)
     put(A, B, name=PRODUCTION_PARAMETER)
     deploy_production(B.model_dump_json())
@@ -624,9 +671,10 @@ def test_a_failed_rollback_keeps_production(function, services, event, context):
     services.executions[0]["pipelineExecutionId"] = EXECUTION
     function.handler(event, context)
     assert versions() == [A, B, A, B]
-    assert services.status == dict.fromkeys((A.model_package, B.model_package), "Rejected") | {
-        C.model_package: "Approved"
-    }
+    assert services.status[A.model_package] == "Approved"
+    assert services.status[B.model_package] == "Rejected"
+    assert function.handler(ROLLBACK, context)["to"]["model_package"] == A.model_package
+    assert versions() == [A, B, A, B, A]
 
 
 # Killed at every call: before it, which is after the one before it

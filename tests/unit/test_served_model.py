@@ -25,14 +25,15 @@ from lambdas.served_model import (
 
 PARAMETER = "/quench/model"
 PACKAGES = "arn:aws:sagemaker:us-east-1:123456789012:model-package/quench-models"
+BEDROCK = "arn:aws:bedrock:us-east-1:123456789012"
 
 
 def approved(number):
     """A model by the version of its package, which says how late it was approved."""
     return ServedModel(
-        model_id=f"deployment-{number}",
+        model_id=f"{BEDROCK}:custom-model-deployment/{number:012}",
         base_model="amazon.nova-micro-v1:0:128k",
-        custom_model=f"custom-model-{number}",
+        custom_model=f"{BEDROCK}:custom-model/x/{number:012}",
         model_package=f"{PACKAGES}/{number}",
         approved_at=datetime(2026, 11, 20, 12, number, tzinfo=UTC),
     )
@@ -48,10 +49,10 @@ def ssm(moto_aws):
 
 @pytest.fixture
 def registry(moto_aws, stub):
-    """Say what the registry will answer on a package, once."""
-    sagemaker = stub("sagemaker")
+    """Say what the registry will answer on a package, once, and whether the model is served."""
+    sagemaker, bedrock = stub("sagemaker"), stub("bedrock")
 
-    def answer(model, status):
+    def answer(model, status, served=True):
         request = {"ModelPackageName": model.model_package}
         if status is None:
             sagemaker.add_client_error(
@@ -70,6 +71,23 @@ def registry(moto_aws, stub):
             "ModelApprovalStatus": status,
         }
         sagemaker.add_response("describe_model_package", package, request)
+        if status != "Approved":
+            return
+        bedrock.add_response(
+            "list_provisioned_model_throughputs", {"provisionedModelSummaries": []}
+        )
+        deployment = {
+            "customModelDeploymentArn": model.model_id,
+            "customModelDeploymentName": "players",
+            "modelArn": model.custom_model,
+            "createdAt": 1795172553,
+            "status": "Active",
+        }
+        bedrock.add_response(
+            "list_custom_model_deployments",
+            {"modelDeploymentSummaries": [deployment] if served else []},
+            {"modelArnEquals": model.custom_model, "statusEquals": "Active"},
+        )
 
     return answer
 
@@ -161,6 +179,13 @@ def test_the_later_approval_comes_back(ssm, registry, caplog):
 def test_an_approval_that_no_longer_stands_does_not_come_back(ssm, registry, status):
     put(B)
     registry(B, status)
+    assert replace(PARAMETER, A).model == A
+    assert read(PARAMETER).version == 2
+
+
+def test_an_approval_that_nothing_serves_any_more_does_not_come_back(ssm, registry):
+    put(B)
+    registry(B, "Approved", served=False)
     assert replace(PARAMETER, A).model == A
     assert read(PARAMETER).version == 2
 
