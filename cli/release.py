@@ -41,7 +41,10 @@ def status(settings: Path | None, console: Console) -> None:
             soft_wrap=True,
         )
     elif newest.status == "Failed" and (failed := _failed(own)):
-        console.print(f"{failed.place} failed. To run it again: quench release retry")
+        console.print(
+            f"{failed.place} failed: {failed.message or 'it gave no reason'}\n", markup=False
+        )
+        console.print("To run it again: quench release retry")
 
 
 def approve(settings: Path | None, reject: bool, comment: str, console: Console) -> None:
@@ -82,7 +85,6 @@ def table(actions: list[Action], own: Mapping[str, Action]) -> Table:
     shown = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("stage", "action", "status", "changed"):
         shown.add_column(name, no_wrap=True)
-    shown.add_column("", overflow="fold")
     stage = ""
     for action in actions:
         here = own.get(action.place)
@@ -93,7 +95,6 @@ def table(actions: list[Action], own: Mapping[str, Action]) -> Table:
             action.name,
             Text(action.status or "–", style),
             f"{action.changed.astimezone():%H:%M:%S}" if action.changed else "",
-            Text(action.message if action.status == "Failed" else "", "dim"),
         )
         stage = action.stage
     return shown

@@ -10,8 +10,9 @@ import pytest
 from botocore.loaders import create_loader
 from hypothesis import settings
 
-# Tests have settings of their own, also in the build of a release, which is told the deployed ones.
-for name in [name for name in os.environ if name.startswith("QUENCH_")]:
+# Tests have settings and a cloud of their own, also in the build of a release, which is told of the
+# deployed ones.
+for name in [name for name in os.environ if name.startswith(("QUENCH_", "AWS_ENDPOINT_URL"))]:
     del os.environ[name]
 
 # For `make fast`: few examples, and always the same ones, so that it never fails by chance.

@@ -30,7 +30,6 @@ def load_function(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Mod
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
 
     reached: list[str] = []
 

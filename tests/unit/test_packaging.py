@@ -1,6 +1,8 @@
-"""What a release's build installs suffices for the tests that it runs."""
+"""A release's build installs what its tests need, and they leave its cloud alone."""
 
 import ast
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import distribution, packages_distributions
@@ -52,3 +54,24 @@ def test_the_fast_tests_find_what_they_import(extra: str, slow_to_import: set[st
         and not installed & {canonicalize_name(name) for name in providers[package]}
     }
     assert missing == set()
+
+
+@pytest.mark.slow
+def test_the_tests_of_a_build_leave_alone_the_cloud_that_it_runs_in() -> None:
+    """In the embedded cloud a build is told where that is; no test is to read or change it."""
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "tests/unit/test_cli_release.py",
+        ],
+        cwd=TESTS.parent,
+        env={**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "QUENCH_NAME": "other"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout

@@ -184,7 +184,6 @@ def loaded():
         "TOPIC_ARN": TOPIC,
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("AWS_ENDPOINT_URL", raising=False)
         for name, value in environment.items():
             patch.setenv(name, value)
         clients.cached_client.cache_clear()
