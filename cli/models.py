@@ -98,8 +98,12 @@ def rollback(settings: Path | None, console: Console) -> None:
         )
         payload = json.loads(answer["Payload"].read())
     if "FunctionError" in answer:
+        expected = payload.get("errorType") == "NothingToRollBackToError"
         raise CommandError(
-            str(payload.get("errorMessage", payload)), f"Its log group is /aws/lambda/{function}"
+            str(payload.get("errorMessage", payload)),
+            "Which model is where: quench models list"
+            if expected
+            else f"Its log group is /aws/lambda/{function}",
         )
     console.print(
         f"{model_name(payload['from']).capitalize()} gives way to {model_name(payload['to'])}.\n"

@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pytest
 from botocore.loaders import create_loader
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Tests have settings and a cloud of their own, also in the build of a release, which is told of the
 # deployed ones.
 for name in [name for name in os.environ if name.startswith(("QUENCH_", "AWS_ENDPOINT_URL"))]:
     del os.environ[name]
+
+# A slow machine is no failure.
+settings.register_profile(
+    "any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 # For `make fast`: few examples, and always the same ones, so that it never fails by chance.
 settings.register_profile("fast", max_examples=10, derandomize=True, deadline=None)

@@ -161,7 +161,8 @@ class ProcessingJobs(Resources):
     def describe_processing_job(self, request: dict[str, Any]) -> dict[str, Any]:
         job = self._job(request["ProcessingJobName"])
         created_with = {name: value for name, value in job.request.items() if name != "Tags"}
-        return present({**created_with, **job.summary(), "ProcessingStartTime": job.start_time})
+        with self.lock:  # an end is told whole: status, reason and time
+            return present({**created_with, **job.summary(), "ProcessingStartTime": job.start_time})
 
     def list_processing_jobs(self, request: dict[str, Any]) -> dict[str, Any]:
         jobs = [

@@ -35,6 +35,7 @@ def releasing(
 @pytest.fixture(scope="module")
 def releases(stack: Tuning) -> Releases:
     """Of the stacks that the module calls `stack`."""
+    stack.load_models()
     return Releases(stack)
 
 

@@ -43,6 +43,17 @@ class Tuning:
     def client(self, service: str) -> Any:
         return self.cloud.client(service)
 
+    def load_models(self) -> None:
+        """Ask each of the local models once: the first time takes longer than an API may wait."""
+        runtime = self.client("bedrock-runtime")
+        question = {"role": "user", "content": [{"text": "Who?"}]}
+        asked = {
+            "amazon.nova-micro-v1:0": {"messages": [question], "inferenceConfig": {"maxTokens": 1}},
+            "amazon.titan-embed-text-v2:0": {"inputText": "Who?", "dimensions": 256},
+        }
+        for model, body in asked.items():
+            runtime.invoke_model(modelId=model, body=json.dumps(body))
+
     def upload(self, key: str, body: bytes | str) -> None:
         data = body.encode() if isinstance(body, str) else body
         self.client("s3").put_object(Bucket=self.bucket, Key=key, Body=data)

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 
+pytestmark = pytest.mark.timeout(900)  # a test asks hundreds of times
 SETTINGS = small(api={"rate_limit": 10_000, "burst_limit": 5_000})
 STACK = "quench-prod-inference"
 CASES = 2_000
@@ -56,6 +57,7 @@ class Signed(requests.auth.AuthBase):
 @pytest.fixture(scope="module")
 def stack(tuning: Tuning) -> Tuning:
     """With a document to find: an index without any is a 503."""
+    tuning.load_models()
     s3 = tuning.client("s3")
     bucket = tuning.outputs["DocumentsBucketName"]
     s3.put_object(Bucket=bucket, Key="gate.md", Body=b"# The gate\n\nIt is kept by Ysolde.")
@@ -77,7 +79,6 @@ def test_whatever_is_sent_is_answered_as_documented(path: str, stack: Tuning) ->
     )
     @settings(
         max_examples=CASES // 3 + 1,
-        deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )

@@ -104,7 +104,7 @@ def test_a_thousand_messages_are_one_batch(cloud: Cloud) -> None:
 def test_the_window_gathers_what_comes_meanwhile(cloud: Cloud) -> None:
     make_function(cloud, "window", "count")
     url = make_queue(cloud, "window")
-    connect(cloud, "window", BatchSize=1000, MaximumBatchingWindowInSeconds=150)
+    connect(cloud, "window", BatchSize=1000, MaximumBatchingWindowInSeconds=300)
     send(cloud, url, ["first"])
     time.sleep(0.2)  # long enough for the poller to see it
     send(cloud, url, ["second"])

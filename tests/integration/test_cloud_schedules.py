@@ -64,8 +64,8 @@ def schedule(name: str, expression: str, function: str = "tell", **more: Any) ->
 
 
 def soon() -> datetime:
-    """A whole second, which is what an expression can name, between 2 and 3 s from now."""
-    return datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=3)
+    """A whole second, which is what an expression can name, between 4 and 5 s from now."""
+    return datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=5)
 
 
 def at(moment: datetime) -> str:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,8 @@ from hydration_job import TITAN, Job, bedrock, cloud, documents, job, prose
 
 from benchmarks.bedrock_stand_in import BedrockStandIn
 from local.cloud import Cloud
-from processing import embedding
+from processing import embedding, hydrate
+from processing.bucket import DocumentsBucket
 
 __all__ = ["bedrock", "cloud", "job"]
 
@@ -103,9 +104,11 @@ def test_killed_anywhere_and_run_again(
         "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": bedrock.url,
     }
     calls = rng.randint(1, clean.calls)
+    started = threading.Event()
     at_once = calls < clean.calls and rng.random() < 0.5
 
     def kill() -> None:
+        started.wait()
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
 
@@ -125,6 +128,7 @@ def test_killed_anywhere_and_run_again(
         flush=True,
     )
     process = int(zygote.stdout.readline())
+    started.set()
     status = int(zygote.stdout.readline())
     assert status == signal.SIGKILL or not at_once
     bedrock.before = None
@@ -245,18 +249,21 @@ def test_a_document_replaced_meanwhile_is_true_after_the_next_run(
 
 
 def test_documents_that_vanish_after_they_were_listed_are_removed(
-    bedrock: BedrockStandIn, job: Job
+    job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(30, 70):
         job.write(f"d{number}.txt", f"It is gate number {number}.")
     job.run()
     job.concurrency = 1
 
-    def remove(texts: list[str]) -> None:
+    def list_then_delete(bucket: DocumentsBucket, others: Set[str]) -> Iterator[str]:
+        listed = list(reconciled(bucket, others))
         for number in (68, 69):
             job.delete(f"d{number}.txt")
+        yield from listed
 
-    bedrock.before = remove
+    reconciled = hydrate._reconciled
+    monkeypatch.setattr(hydrate, "_reconciled", list_then_delete)
     for number in range(30, 50):
         job.write(f"d{number}.txt", f"It is another gate, number {number}.")
     report = job.run()

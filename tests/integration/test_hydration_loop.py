@@ -68,10 +68,11 @@ class Library:
         change()
 
         def done() -> list[Job] | None:
+            waiting = self.knowledge.changes_waiting()  # before the jobs: they take the changes
             jobs = self.knowledge.jobs()
             if len(jobs) == before or any(job.running for job in jobs):
                 return None
-            return jobs[before:] if not self.knowledge.changes_waiting() else None
+            return jobs[before:] if not waiting else None
 
         jobs: list[Job] = until(done, "the changes to be hydrated")
         return jobs

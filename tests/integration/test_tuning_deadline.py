@@ -2,11 +2,12 @@
 
 from stack import Tuning, dialogues, small
 
-SETTINGS = small(tuning={"timeout_hours": 2 / 3600})
+SECONDS = 8  # long enough to start the job, and much shorter than the job
+SETTINGS = small(tuning={"timeout_hours": SECONDS / 3600, "hyperparameters": {"epochCount": 5}})
 
 
 def test_a_job_past_the_deadline_is_stopped_and_said_to_be(tuning: Tuning) -> None:
-    tuning.upload("datasets/endless.jsonl", dialogues(2_000, "endless"))
+    tuning.upload("datasets/endless.jsonl", dialogues(8_000, "endless"))
     execution = tuning.execution_of("datasets/endless.jsonl")
     assert tuning.end_of(execution)["PipelineExecutionStatus"] == "Failed"
     reason = tuning.steps(execution)["FineTune"]["FailureReason"]

@@ -36,7 +36,7 @@ def test_the_schedule_retrains_on_the_newest_dataset_unless_that_is_done(tuning:
     (listed,) = scheduler.list_schedules()["Schedules"]
     deployed = scheduler.get_schedule(Name=listed["Name"])
     assert deployed["ScheduleExpression"] == "rate(7 days)"
-    due = datetime.now(UTC) + timedelta(seconds=3)
+    due = datetime.now(UTC) + timedelta(seconds=5)
     scheduler.update_schedule(
         Name=listed["Name"],
         ScheduleExpression=f"at({due:%Y-%m-%dT%H:%M:%S})",

@@ -256,7 +256,6 @@ def test_filters_match_exactly_whatever_names_and_values_hold(index: VectorIndex
 
     @settings(
         max_examples=30,
-        deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
     @given(st.lists(attributes, min_size=1, max_size=4), st.data())
@@ -506,7 +505,7 @@ def test_items_refused_for_now_are_sent_again_and_only_they() -> None:
 
 def test_items_refused_for_good_are_raised_and_the_others_written() -> None:
     with (
-        bulk(lambda id, attempt: {"bad": 400, "busy": 503}.get(id), 1) as (server, index),
+        bulk(lambda id, attempt: {"bad": 400, "busy": 503}.get(id), 3) as (server, index),
         pytest.raises(IndexWriteError) as caught,
     ):
         index.upsert([replace(ember, id=id) for id in ("good", "bad", "busy", "fine")])

@@ -50,7 +50,7 @@ texts = st.text(
     st.integers(40, 200),
     st.integers(0, 20),
 )
-@settings(max_examples=settings.default.max_examples * 2, deadline=None)
+@settings(max_examples=settings.default.max_examples * 2)
 def test_every_character_is_in_a_chunk_and_none_is_too_long(
     blocks: list[tuple[str, str]], size: int, overlap: int
 ) -> None:
@@ -65,7 +65,6 @@ def test_every_character_is_in_a_chunk_and_none_is_too_long(
 
 
 @given(texts)
-@settings(deadline=None)
 def test_ids_are_unique_and_the_same_again(text: str) -> None:
     small = ChunkSettings(100, 0, "amazon.titan-embed-text-v2:0", 256)
     first, second = chunks(text, small), chunks(text, small)

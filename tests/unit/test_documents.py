@@ -273,7 +273,6 @@ def test_memory_is_limited(tmp_path: Path) -> None:
 )
 @settings(
     max_examples=settings.default.max_examples // 2,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_plain_text_of_any_size_is_read_whole(

@@ -293,10 +293,14 @@ def test_scores_a_fixed_choice_of_a_large_test_set(job: Job, runtime: BedrockRun
 @pytest.mark.slow
 def test_asks_again_when_throttled(job: Job, runtime: BedrockRuntime) -> None:
     throttled: list[str] = []
+    lock = Lock()
 
     def answer(model: str, prompt: str) -> str:
-        if model == TUNED and len(throttled) < 2:
-            throttled.append(prompt)
+        with lock:
+            refused = model == TUNED and len(throttled) < 2
+            if refused:
+                throttled.append(prompt)
+        if refused:
             raise Fault(429, "ThrottlingException", "Too many requests, please wait.")
         return good(model, prompt)
 

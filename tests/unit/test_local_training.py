@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bedrock.conversations import Conversation, Message
@@ -29,7 +29,6 @@ def tokenizer() -> Any:
 
 @pytest.mark.slow
 @given(system=st.none() | texts, turns=st.lists(st.tuples(texts, texts), min_size=1, max_size=3))
-@settings(deadline=None)
 def test_what_the_assistant_says_is_learned_and_nothing_else(
     tokenizer: Any, system: str | None, turns: list[tuple[str, str]]
 ) -> None:

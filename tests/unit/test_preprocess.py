@@ -564,7 +564,6 @@ forms = st.one_of(
 datasets = st.lists(st.lists(forms, max_size=12), min_size=1, max_size=3)
 few_examples = settings(
     max_examples=settings.default.max_examples * 3 // 5,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 

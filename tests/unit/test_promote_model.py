@@ -482,7 +482,7 @@ class SimulatedCloud:
         return {"pipelineExecutionId": clientRequestToken}
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     approvals=st.integers(2, 4),
     order=st.lists(st.integers(0, 99), min_size=20, max_size=60),

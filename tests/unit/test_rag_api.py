@@ -259,7 +259,7 @@ def test_nothing_waits_longer_than_the_gateway(load):
 def test_an_opensearch_that_does_not_answer_in_time_is_a_time_out(ask, load, monkeypatch):
     with ApiStandIn(latency_seconds=5) as slow:
         function = load(slow.url)
-        impatient = open_index(slow.url, "lore", DIMENSIONS, timeout_seconds=0.2, retries=0)
+        impatient = open_index(slow.url, "lore", DIMENSIONS, timeout_seconds=1, retries=0)
         monkeypatch.setattr(function, "index", impatient)
         status, _, body = ask({"question": QUESTION}, function)
         assert (status, body["error"]["code"]) == (504, "index_timed_out")

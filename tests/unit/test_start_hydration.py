@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import count
 from types import SimpleNamespace
 
@@ -61,7 +62,8 @@ def load(cloud, load_function, prefix):
     cloud.faults.clear()
     for job in jobs(cloud, prefix):
         if job["ProcessingJobStatus"] == "InProgress":
-            stop(cloud, job["ProcessingJobName"])
+            with suppress(ClientError):  # it ended meanwhile
+                stop(cloud, job["ProcessingJobName"])
 
 
 def definition(code):
