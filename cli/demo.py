@@ -18,7 +18,7 @@ from cli import lore, result, view
 from cli.api import Api, Mode
 from cli.errors import CommandError, needs
 from cli.knowledge import Knowledge
-from cli.pipeline import Execution, ReleasePipeline
+from cli.pipeline import Execution, ReleasePipeline, find_failed
 from cli.progress import Progress, Step, expected_steps, merge_steps, now
 from cli.result import RESULT_FILE, DemoResult
 from cli.synth import load_settings
@@ -309,7 +309,8 @@ class Demo:
             if found is None:
                 return None
             actions = pipeline.actions_of(found.id)
-            running = [place for place, a in actions.items() if a.status == "InProgress"]
+            statuses = {place: action.status for place, action in actions.items()}
+            running = [place for place, status in statuses.items() if status == "InProgress"]
             if running:
                 self._progress.note("release", ", ".join(sorted(running)))
             after = self._served_before if found.running else self._served_models()
@@ -323,18 +324,16 @@ class Demo:
                         name=stage.upper(),
                         model_before=self._served_before[stage],
                         model_after=model,
-                        system_tests=action.status if action else None,
+                        system_tests=statuses.get(f"{stage.upper()}/SystemTests"),
                     )
                     for stage, model in after.items()
-                    for action in [actions.get(f"{stage.upper()}/SystemTests")]
                 ],
             )
             return None if found.running else found
 
         execution = self._wait("the release to end", ended, math.inf)
         if execution.status != "Succeeded":
-            actions = pipeline.actions_of(execution.id).values()
-            failed = next((a for a in actions if a.status == "Failed"), None)
+            failed = find_failed(pipeline.actions_of(execution.id))
             raise CommandError(
                 f"The release {execution.id} {execution.status.lower()}"
                 + (f" in {failed.place}: {failed.message}" if failed else "."),

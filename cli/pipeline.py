@@ -22,7 +22,7 @@ class Action:
     status: str  # "" before it ever ran
     changed: datetime | None
     message: str = ""
-    execution: str = ""  # which is in the stage now
+    execution: str = ""  # which one is in the stage now
     token: str = ""
     outputs: Mapping[str, str] = field(default_factory=dict)
 
@@ -117,6 +117,11 @@ class ReleasePipeline:
             ) from error
 
 
+def find_failed(actions: Mapping[str, Action]) -> Action | None:
+    """What failed of an execution's actions, the newest first."""
+    return next((action for action in actions.values() if action.status == "Failed"), None)
+
+
 def _action(stage: Mapping[str, Any], action: Mapping[str, Any]) -> Action:
     latest = action.get("latestExecution", {})
     return Action(
@@ -140,6 +145,5 @@ def _action_of(detail: Mapping[str, Any]) -> Action:
         changed=detail.get("lastUpdateTime"),
         message=result.get("errorDetails", {}).get("message")
         or result.get("externalExecutionSummary", ""),
-        execution=detail["pipelineExecutionId"],
         outputs=output.get("outputVariables", {}),
     )

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cli.errors import CommandError
 from cli.models import model_name
-from cli.pipeline import Action, Execution, ReleasePipeline
+from cli.pipeline import Action, Execution, ReleasePipeline, find_failed
 from cli.stacks import aws_errors, stack_outputs
 from cli.synth import load_settings
 
@@ -40,7 +40,7 @@ def status(settings: Path | None, console: Console) -> None:
             f"{approval.place} waits{whose}: quench release approve, or approve --reject",
             soft_wrap=True,
         )
-    elif newest.status == "Failed" and (failed := _failed(own)):
+    elif newest.status == "Failed" and (failed := find_failed(own)):
         console.print(
             f"{failed.place} failed: {failed.message or 'it gave no reason'}\n", markup=False
         )
@@ -70,7 +70,7 @@ def retry(settings: Path | None, console: Console) -> None:
     with aws_errors():
         pipeline = _pipeline(settings)
         newest = _newest(pipeline)
-        failed = _failed(pipeline.actions_of(newest.id))
+        failed = find_failed(pipeline.actions_of(newest.id))
         if newest.status != "Failed" or failed is None:
             raise CommandError(
                 f"The newest release, {newest.id}, has not failed: it is {newest.status}.",
@@ -116,10 +116,6 @@ def _newest(pipeline: ReleasePipeline) -> Execution:
 
 def _waiting(actions: list[Action]) -> Action | None:
     return next((a for a in actions if a.token and a.status == "InProgress"), None)
-
-
-def _failed(actions: Mapping[str, Action]) -> Action | None:
-    return next((a for a in actions.values() if a.status == "Failed"), None)
 
 
 def _tested_model(actions: Mapping[str, Action]) -> str:

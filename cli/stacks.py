@@ -13,16 +13,6 @@ from botocore.exceptions import (
 
 from cli.errors import CommandError
 
-# In these states a stack has no outputs.
-NEVER_DEPLOYED = {
-    "REVIEW_IN_PROGRESS",
-    "CREATE_IN_PROGRESS",
-    "CREATE_FAILED",
-    "ROLLBACK_IN_PROGRESS",
-    "ROLLBACK_FAILED",
-    "ROLLBACK_COMPLETE",
-}
-
 
 class NotDeployedError(CommandError):
     """What is asked for comes with a deployment that was not made, or not yet."""
@@ -57,9 +47,9 @@ def stack_outputs(name: str, session: boto3.Session | None = None) -> dict[str, 
             f"There is no stack {name} in {client.meta.region_name}.",
             "Deploy it first, or name the settings that it was deployed with (--settings).",
         ) from error
-    if (status := stack["StackStatus"]) in NEVER_DEPLOYED:
+    if "Outputs" not in stack:  # every stack of Quench's has some, once it is made
         raise NotDeployedError(
-            f"The stack {name} was not made yet: it is {status}.",
+            f"The stack {name} was not made yet: it is {stack['StackStatus']}.",
             "Wait until it is, or see in CloudFormation why it failed.",
         )
-    return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}

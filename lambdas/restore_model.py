@@ -179,7 +179,8 @@ def handle_failure(failed: StageDetail) -> str:
             f"The model has changed since this release started. Release {release} deploys QA with"
             f" {current.model.name}; production serves {serves.name} until it succeeds."
         )
-        if find_status(release) in _ENDED_EARLY:
+        execution = find_execution(release)
+        if execution and execution["status"] in _ENDED_EARLY:
             outcome += " It has ended already: run it again (quench release retry)."
     notify(f"Release failed in {failed.stage}", why, outcome)
     return outcome
@@ -250,18 +251,16 @@ def executions() -> Iterator[dict[str, Any]]:
         yield from page["pipelineExecutionSummaries"]
 
 
-def find_status(execution_id: str) -> str | None:
-    """How the execution stands; None while it is not listed."""
-    found = (e["status"] for e in executions() if e["pipelineExecutionId"] == execution_id)
-    return next(found, None)
+def find_execution(execution_id: str) -> dict[str, Any] | None:
+    """What the pipeline lists of an execution; None while it is not listed."""
+    return next((e for e in executions() if e["pipelineExecutionId"] == execution_id), None)
 
 
 def find_start(execution_id: str) -> datetime:
     """When the execution started. Raises UnknownExecutionError."""
-    for execution in executions():
-        if execution["pipelineExecutionId"] == execution_id:
-            started: datetime = execution["startTime"]
-            return started
+    if execution := find_execution(execution_id):
+        started: datetime = execution["startTime"]
+        return started
     raise UnknownExecutionError(
         f"pipeline {environment.RELEASE_PIPELINE} lists no execution {execution_id}, so what it"
         " carried is unknown and the model stays: see in the pipeline why it failed"

@@ -17,12 +17,12 @@ for name in [name for name in os.environ if name.startswith(("QUENCH_", "AWS_END
 
 # A slow machine is no failure.
 settings.register_profile(
-    "any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("any machine")
 
 # For `make fast`: few examples, and always the same ones, so that it never fails by chance.
-settings.register_profile("fast", max_examples=10, derandomize=True, deadline=None)
+settings.register_profile("fast", max_examples=10, derandomize=True)
 
 # Tests of what runs in containers, and of the local model: importing what they need takes longer
 # than many other tests together.

@@ -180,7 +180,8 @@ class ProcessingJobs(Resources):
             key=keys.get(request.get("SortBy", ""), lambda job: job.creation_time.isoformat()),
             reverse=is_descending(request, "Ascending"),
         )
-        return page(jobs, request, Job.summary, "ProcessingJobSummaries")
+        with self.lock:  # as above
+            return page(jobs, request, Job.summary, "ProcessingJobSummaries")
 
     def stop_processing_job(self, request: dict[str, Any]) -> dict[str, Any]:
         job = self._job(request["ProcessingJobName"])

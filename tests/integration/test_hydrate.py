@@ -186,11 +186,11 @@ def test_documents_are_not_held_back_until_a_request_is_full(
 
 def test_requests_keep_to_their_ceiling(bedrock: BedrockStandIn, job: Job) -> None:
     job.more = ["--requests-per-second", "50"]
-    job.fill(documents=4)
+    job.fill(documents=8)
     job.run()
     starts = bedrock.started_at
-    assert len(starts) > 40
-    assert starts[-1] - starts[0] > (len(starts) - 1) / 50 * 0.7
+    assert len(starts) > 80
+    assert starts[-1] - starts[0] > (len(starts) - 1) / 50 * 0.9
 
 
 def test_concurrency_is_bounded(bedrock: BedrockStandIn, job: Job) -> None:

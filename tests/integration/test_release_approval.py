@@ -28,6 +28,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuning]:
 def test_a_pipeline_updates_itself_and_asks_before_production(
     releases: Releases, terminal: CliRunner
 ) -> None:
+    nothing = terminal.invoke(app, ["models", "rollback"])
+    assert nothing.exit_code == 1
+    assert "nothing to roll the base model back to" in nothing.output
+    assert "quench models list" in nothing.output
     qa, later = releases.register(), releases.register()
     releases.pipeline.start_pipeline_execution(name=PIPELINE)
     until(releases.waiting_approval, "production's approval", patience=400)

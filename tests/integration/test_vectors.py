@@ -24,7 +24,7 @@ from typing import Any
 import lancedb
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opensearchpy import ConnectionTimeout
 
@@ -254,10 +254,7 @@ attributes = st.dictionaries(awkward, scalars | st.lists(awkward, max_size=3), m
 def test_filters_match_exactly_whatever_names_and_values_hold(index: VectorIndex) -> None:
     examples = count()
 
-    @settings(
-        max_examples=30,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    @settings(max_examples=30)
     @given(st.lists(attributes, min_size=1, max_size=4), st.data())
     def check(documents: list[dict[str, Attribute]], data: st.DataObject) -> None:
         example = f"example {next(examples)}"

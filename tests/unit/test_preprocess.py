@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bedrock.conversations import Conversation, from_record, to_record
@@ -562,10 +562,7 @@ forms = st.one_of(
     st.recursive(st.none() | st.integers() | words, lambda inner: st.lists(inner, max_size=2)),
 )
 datasets = st.lists(st.lists(forms, max_size=12), min_size=1, max_size=3)
-few_examples = settings(
-    max_examples=settings.default.max_examples * 3 // 5,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+few_examples = settings(max_examples=settings.default.max_examples * 3 // 5)
 
 
 def process(dataset: list[list[Any]], model: str = NOVA) -> Iterator[Outcome]:
