@@ -22,7 +22,10 @@ def status(settings: Path | None, console: Console) -> None:
     """Show the pipeline's newest execution, and what each action did in it, or did last."""
     with aws_errors():
         pipeline = _pipeline(settings)
-        newest = _newest(pipeline)
+        if not (executions := pipeline.executions()):
+            console.print(f"{pipeline.name} has not run yet.", soft_wrap=True)
+            return
+        newest = executions[0]
         actions, own = pipeline.actions(), pipeline.actions_of(newest.id)
     console.print(
         Text.assemble(

@@ -28,6 +28,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuning]:
 def test_a_pipeline_updates_itself_and_asks_before_production(
     releases: Releases, terminal: CliRunner
 ) -> None:
+    unused = terminal.invoke(app, ["release", "status"])
+    assert (unused.exit_code, unused.output) == (0, f"{PIPELINE} has not run yet.\n")
+    assert terminal.invoke(app, ["release", "retry"]).exit_code == 1
     nothing = terminal.invoke(app, ["models", "rollback"])
     assert nothing.exit_code == 1
     assert "nothing to roll the base model back to" in nothing.output
